@@ -1,0 +1,13 @@
+"""A service that knows who you are and keeps your data. It remembers nothing itself.
+
+    __main__.py   the command line
+    app.py        builds everything, once; start order, and stop order reversed
+    settings.py   every environment variable, one frozen object
+    http_port.py  the HTTP side port: JWKS, probes, metrics
+    rpc/          one method per RPC; the only folder that knows gRPC and protobuf
+    store/        one module per table; the only folder that knows SQL
+    domain/       decisions, and nothing else
+    telemetry/    logs and metrics; imports nothing of ours
+
+Imports go __main__ → app → rpc → store → domain, never up; `lint-imports` holds it.
+"""
