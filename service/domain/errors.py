@@ -53,6 +53,10 @@ class SessionRevoked(DomainError):
     """The session has ended."""
 
 
+class RefreshTokenReused(SessionRevoked):
+    """The session has ended."""
+
+
 class BadCredentials(DomainError):
     """The username or the password is wrong."""
 
@@ -152,3 +156,7 @@ class NotReady(DomainError):
 
 class DeadlineExceeded(DomainError):
     """The call's time ran out."""
+
+
+class Internal(DomainError):
+    """A fault of ours. Report the request id."""

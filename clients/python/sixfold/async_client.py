@@ -1,0 +1,182 @@
+"""The client for asyncio. `client.py` is its twin, method for method."""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from typing import Any
+
+from sixfold import _calls, _convert, _flows
+from sixfold._async import AsyncDriver
+from sixfold.models import KeySet, Record, Tokens, User, UserData, Written
+
+
+class AsyncClient(AsyncDriver):
+    """Sixfold, for asyncio. Share one among all tasks; make one per event loop.
+
+    Every method takes `timeout`, the seconds all of it may take (5 unless the constructor says
+    otherwise), and raises a `sixfold.errors.SixfoldError`.
+    """
+
+    async def ready(self, timeout: float | None = None) -> None:
+        """Waits until the service can serve. Raises DeadlineExceeded."""
+        await self._run(_calls.ready(), timeout)
+
+    async def create_user(
+        self, username: str, password: str, *, timeout: float | None = None
+    ) -> User:
+        """Makes a user; it does not log in. Raises AlreadyExists."""
+        return await self._run(_calls.create_user(self._session, username, password), timeout)
+
+    async def login(self, username: str, password: str, *, timeout: float | None = None) -> User:
+        """Opens a session, in place of any other. Raises Unauthenticated, ResourceExhausted.
+
+        The password is not kept: when this session ends, calls raise Unauthenticated.
+        """
+        flow = _flows.login(self._session, username, password)
+        return _convert.user(await self._run(flow, timeout))
+
+    async def logout(self, *, timeout: float | None = None) -> None:
+        """Ends the session, on every process at once. Calls then raise until `login()`."""
+        await self._run(_flows.logout(self._session), timeout)
+
+    async def refresh(self, *, timeout: float | None = None) -> Tokens:
+        """New tokens now. Seldom needed: every call sees to it that its token is good."""
+        return await self._run(_calls.refresh(self._session), timeout)
+
+    async def me(self, *, timeout: float | None = None) -> User:
+        """Who is logged in."""
+        return await self._run(_calls.me(self._session), timeout)
+
+    async def change_password(
+        self,
+        current: str,
+        new: str,
+        *,
+        keep_other_sessions: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Replaces the password; ends the user's other sessions. Never retried.
+
+        Raises Unauthenticated (BAD_CREDENTIALS) when `current` is wrong.
+        """
+        flow = _calls.change_password(
+            self._session, current, new, keep_other_sessions=keep_other_sessions
+        )
+        await self._run(flow, timeout)
+
+    async def keys(self, *, timeout: float | None = None) -> KeySet:
+        """The public keys to verify access tokens with. Needs no session."""
+        return await self._run(_calls.keys(), timeout)
+
+    async def user_data(
+        self,
+        collection: str | None = None,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        timeout: float | None = None,
+    ) -> UserData:
+        """One page: the user, its revision, and records of one or all collections.
+
+        `page_size` is the most records wanted: 50 when 0, at most 1,000.
+        """
+        flow = _calls.user_data(self._session, collection, page_size, page_token)
+        return await self._run(flow, timeout)
+
+    async def records(
+        self,
+        collection: str | None = None,
+        *,
+        page_size: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Record]:
+        """Every record of one or all collections, page after page; `timeout` is for each."""
+        token = ""
+        while True:
+            page = await self.user_data(
+                collection, page_size=page_size, page_token=token, timeout=timeout
+            )
+            for record in page.records:
+                yield record
+            if not (token := page.next_page_token):
+                return
+
+    async def list(
+        self, collection: str, *, page_size: int = 0, timeout: float | None = None
+    ) -> AsyncIterator[Record]:
+        """Every record of one collection, by key, page after page; `timeout` is for each."""
+        token = ""
+        while True:
+            flow = _calls.list_page(self._session, collection, page_size, token)
+            records, token = await self._run(flow, timeout)
+            for record in records:
+                yield record
+            if not token:
+                return
+
+    async def get(self, collection: str, key: str, *, timeout: float | None = None) -> Record:
+        """One record. Raises NotFound."""
+        return await self._run(_calls.get(self._session, collection, key), timeout)
+
+    async def put(
+        self,
+        collection: str,
+        key: str,
+        value: Any,
+        *,
+        if_revision: int | None = None,
+        if_absent: bool = False,
+        expire_time: datetime | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Written:
+        """Writes one record: makes it, or replaces it whole.
+
+        `value` is anything `json.dumps` takes, or `Json` for exact text. `if_revision` raises
+        Conflict when that is not the record's revision any more, `if_absent` AlreadyExists when
+        there is one. `request_id` (a UUID) names the write, which happens once however often it
+        is sent; without it each call is a write of its own, and still safe to retry inside.
+        """
+        flow = _calls.put(
+            self._session,
+            collection,
+            key,
+            value,
+            if_revision=if_revision,
+            if_absent=if_absent,
+            expire_time=expire_time,
+            request_id=request_id,
+        )
+        return await self._run(flow, timeout)
+
+    async def delete(
+        self,
+        collection: str,
+        key: str,
+        *,
+        if_revision: int | None = None,
+        allow_missing: bool = False,
+        timeout: float | None = None,
+    ) -> int:
+        """Deletes one record; the revision at which, 0 when there was none and that is allowed.
+
+        Raises NotFound, Conflict.
+        """
+        flow = _calls.delete(
+            self._session, collection, key, if_revision=if_revision, allow_missing=allow_missing
+        )
+        return await self._run(flow, timeout)
+
+    async def update(
+        self,
+        collection: str,
+        key: str,
+        fn: Callable[[Any], Any],
+        *,
+        timeout: float | None = None,
+    ) -> Written:
+        """Writes `fn(value now, None if there is none)`, and no other write is lost.
+
+        `fn` runs again with the newer value whenever somebody wrote in between: let it be quick
+        and without effects. Raises Conflict or AlreadyExists after ten tries.
+        """
+        return await self._run(_calls.update(self._session, collection, key, fn), timeout)

@@ -1,0 +1,234 @@
+"""The composition root: everything is built here, once. What is built first is closed last."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TextIO, cast
+
+from grpc_health.v1 import health_pb2_grpc
+from sixfold.auth.v1 import auth_pb2_grpc
+from sixfold.data.v1 import data_pb2_grpc
+
+from service import http_port
+from service.domain import keys
+from service.domain.errors import DatabaseUnavailable
+from service.domain.passwords import PasswordPolicy
+from service.domain.tokens import TokenPolicy
+from service.rpc import interceptors, policy, reflection
+from service.rpc.auth import AuthPolicy, AuthService
+from service.rpc.data import DataService
+from service.rpc.hashing import HashPool
+from service.rpc.health import Readiness
+from service.rpc.server import ABORTS, Door, Transport
+from service.settings import Settings, host_port
+from service.store import db, janitor
+from service.store.db import Database
+from service.store.keyring import Keyring
+from service.store.sessions import Lifetimes
+from service.store.signing_keys import Rotation
+from service.telemetry.logs import AccessLog
+from service.telemetry.metrics import Metrics
+
+log = logging.getLogger("sixfold")
+
+# Verifiers may keep the key set this long; new keys are published for longer before they sign.
+JWKS_MAX_AGE = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a process can be reached: gRPC, and HTTP."""
+
+    grpc: int
+    http: int
+
+
+def utc_now() -> datetime:
+    """The clock."""
+    return datetime.now(UTC)
+
+
+def key_encryption_key(settings: Settings) -> bytes:
+    """What the signing keys in Postgres are sealed with."""
+    return keys.derive(settings.master_key, "sixfold signing keys")
+
+
+def rotation(settings: Settings) -> Rotation:
+    """Publish before signing; keep until the last token signed has expired on every process."""
+    longest = settings.access_token_seconds + 2 * settings.key_refresh_seconds + 60
+    return Rotation(timedelta(seconds=settings.key_publish_seconds), timedelta(seconds=longest))
+
+
+@asynccontextmanager
+async def database(
+    settings: Settings, on_query: Callable[[Any], None] | None = None
+) -> AsyncIterator[Database]:
+    """The pool, for the server and for the commands."""
+    async with db.connected(
+        settings.database_url,
+        size=settings.pool_size,
+        acquire_seconds=settings.pool_acquire_seconds,
+        statement_timeout=timedelta(seconds=settings.max_deadline_seconds),
+        pooler=settings.database_pooler,
+        on_query=on_query,
+    ) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings,
+    log_stream: TextIO,
+    *,
+    hurry: asyncio.Event | None = None,
+    on_query: Callable[[Any], None] | None = None,
+) -> AsyncIterator[Ports]:
+    """One process, serving until left. Leaving drains; `hurry` cuts the draining short.
+
+    Raises MasterKeyMismatch, OSError for a port in use. Postgres may be away: the process is then
+    up, alive and not ready.
+    """
+    hurry = hurry or asyncio.Event()
+    async with database(settings, on_query) as pool, hash_pool(settings) as hashing:
+        keyring = Keyring(pool, key_encryption_key(settings))
+        try:
+            await keyring.refresh()
+        except DatabaseUnavailable:
+            log.warning("starting without a database; readiness waits for it")
+        readiness = Readiness(pool, keyring, utc_now)
+        measures = _metrics(pool, hashing, keyring)
+        door = _door(settings, keyring, measures, AccessLog(log_stream, settings.log_format))
+        auth_pb2_grpc.add_AuthServiceServicer_to_server(
+            _auth_service(settings, pool, keyring, hashing), cast(Any, door)
+        )
+        data_pb2_grpc.add_DataServiceServicer_to_server(
+            DataService(pool, page_key=keys.derive(settings.master_key, "sixfold page tokens")),
+            cast(Any, door),
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, door)
+        if settings.reflection:
+            reflection.mount(door)
+        side = http_port.app(
+            issuer=settings.issuer,
+            jwks=lambda: _jwks(keyring),
+            max_age=int(JWKS_MAX_AGE.total_seconds()),
+            ready=lambda: readiness.reason,
+            metrics=measures.exposition,
+        )
+        transport = Transport(settings.max_connection_age_seconds, settings.max_concurrent_streams)
+        async with (
+            background(
+                keyring.run(settings.key_refresh_seconds),
+                janitor.run(pool),
+                measures.watch_loop_lag(1.0),
+            ),
+            http_port.serving(side, *host_port(settings.http_listen)) as http,
+            door.serving(
+                settings.listen, transport, grace=settings.grace_seconds, hurry=hurry
+            ) as grpc,
+            ready(readiness, settings, hurry),
+        ):
+            yield Ports(grpc, http)
+
+
+@asynccontextmanager
+async def ready(
+    readiness: Readiness, settings: Settings, hurry: asyncio.Event
+) -> AsyncIterator[None]:
+    """Take traffic; at the end say so first, and go on serving while balancers take notice."""
+    async with background(readiness.run(settings.readiness_seconds)):
+        yield
+    await readiness.drain()
+    try:
+        await asyncio.wait_for(hurry.wait(), settings.drain_seconds)
+    except TimeoutError:
+        log.info("drained")
+
+
+@asynccontextmanager
+async def background(*work: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
+    """Run what runs for as long as the process, beside it; cancel it at the end."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def hash_pool(settings: Settings) -> AsyncIterator[HashPool]:
+    """The threads that hash passwords."""
+    pool = HashPool(threads=settings.hash_threads, queue=settings.hash_queue)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def password_policy(settings: Settings) -> PasswordPolicy:
+    """What a password must be, and what a hash costs."""
+    return PasswordPolicy(
+        min_length=settings.password_min_length,
+        memory_kib=settings.argon2_memory_kib,
+        time_cost=settings.argon2_time_cost,
+    )
+
+
+def _auth_service(
+    settings: Settings, pool: Database, keyring: Keyring, hashing: HashPool
+) -> AuthService:
+    return AuthService(
+        pool,
+        keyring,
+        hashing,
+        AuthPolicy(
+            tokens=_token_policy(settings),
+            passwords=password_policy(settings),
+            lifetimes=Lifetimes(
+                idle=timedelta(seconds=settings.session_idle_seconds),
+                absolute=timedelta(seconds=settings.session_seconds),
+                grace=timedelta(seconds=settings.refresh_grace_seconds),
+            ),
+            sign_up=settings.sign_up,
+            jwks_max_age=JWKS_MAX_AGE,
+            tag_key=keys.derive(settings.master_key, "sixfold refresh tokens"),
+        ),
+        now=utc_now,
+        entropy=secrets.token_bytes,
+    )
+
+
+def _token_policy(settings: Settings) -> TokenPolicy:
+    return TokenPolicy(
+        issuer=settings.issuer,
+        audience=settings.audience,
+        lifetime=timedelta(seconds=settings.access_token_seconds),
+    )
+
+
+def _door(settings: Settings, keyring: Keyring, measures: Metrics, access_log: AccessLog) -> Door:
+    metrics = interceptors.metrics(measures, access_log)
+    errors = interceptors.errors(ABORTS)
+    auth = interceptors.auth(_token_policy(settings), keyring, utc_now)
+    deadline = interceptors.deadline(settings.deadline_seconds, settings.max_deadline_seconds)
+    # Validate is the innermost of each method, with the method's own message.
+    return Door([metrics, errors, auth, deadline], stream_layers=[metrics, errors, auth])
+
+
+def _metrics(pool: Database, hashing: HashPool, keyring: Keyring) -> Metrics:
+    measures = Metrics(policy.PUBLIC | policy.SCOPES.keys())
+    measures.read_pool(lambda: pool.connections()[0], lambda: pool.connections()[1])
+    measures.read_hash_queue(hashing.length)
+    measures.read_token_keys(lambda: len(keyring.current.keys))
+    return measures
+
+
+def _jwks(keyring: Keyring) -> dict[str, Any]:
+    public = keyring.current.public_keys(utc_now())
+    return {"keys": [keys.public_jwk(kid, key) for kid, key in public.items()]}

@@ -1,0 +1,91 @@
+"""DataService: what somebody keeps. The token says whose; no request does."""
+
+from typing import Any
+
+from sixfold.data.v1 import data_pb2 as pb
+from sixfold.data.v1 import data_pb2_grpc
+
+from service.domain import json_text, paging
+from service.domain.errors import RecordNotFound
+from service.rpc import caller, convert
+from service.store import record_writes, records
+from service.store.db import Database
+
+
+class DataService(data_pb2_grpc.DataServiceServicer):
+    """One method per RPC. `page_key` makes page tokens ours."""
+
+    def __init__(self, db: Database, *, page_key: bytes) -> None:
+        self._db = db
+        self._page_key = page_key
+
+    async def GetUserData(
+        self, request: pb.GetUserDataRequest, _: Any = None
+    ) -> pb.GetUserDataResponse:
+        page, next_page_token = await self._page(request, "GetUserData")
+        return pb.GetUserDataResponse(
+            records=map(convert.record, page.records),
+            next_page_token=next_page_token,
+            user=convert.user(page.user),
+            revision=page.revision,
+        )
+
+    async def GetRecord(self, request: pb.GetRecordRequest, _: Any = None) -> pb.GetRecordResponse:
+        record = await records.get(self._db, caller.get(), request.collection, request.key)
+        return pb.GetRecordResponse(record=convert.record(record))
+
+    async def PutRecord(self, request: pb.PutRecordRequest, _: Any = None) -> pb.PutRecordResponse:
+        json_text.check(request.json)
+        write = record_writes.Write(
+            collection=request.collection,
+            key=request.key,
+            json=request.json,
+            if_revision=request.if_revision if request.HasField("if_revision") else None,
+            if_absent=request.if_absent,
+            expire_time=convert.time(request, "expire_time"),
+        )
+        written = await record_writes.put(self._db, caller.get(), write, convert.request(request))
+        return pb.PutRecordResponse(
+            revision=written.revision,
+            create_time=convert.timestamp(written.create_time),
+            update_time=convert.timestamp(written.update_time),
+        )
+
+    async def DeleteRecord(
+        self, request: pb.DeleteRecordRequest, _: Any = None
+    ) -> pb.DeleteRecordResponse:
+        try:
+            written = await record_writes.delete(
+                self._db,
+                caller.get(),
+                request.collection,
+                request.key,
+                request.if_revision,
+                convert.request(request),
+            )
+        except RecordNotFound:
+            if not request.allow_missing:
+                raise
+            return pb.DeleteRecordResponse()
+        return pb.DeleteRecordResponse(revision=written.revision)
+
+    async def ListRecords(
+        self, request: pb.ListRecordsRequest, _: Any = None
+    ) -> pb.ListRecordsResponse:
+        page, next_page_token = await self._page(request, "ListRecords")
+        return pb.ListRecordsResponse(
+            records=map(convert.record, page.records), next_page_token=next_page_token
+        )
+
+    async def _page(
+        self, request: pb.GetUserDataRequest | pb.ListRecordsRequest, method: str
+    ) -> tuple[records.Page, str]:
+        me = caller.get()
+        query = f"{method} {request.collection}"
+        after = paging.unseal(self._page_key, me, query, request.page_token)
+        size = paging.size(request.page_size)
+        page = await records.page(self._db, me, request.collection, after, size)
+        if not page.more:
+            return page, ""
+        last = page.records[-1]
+        return page, paging.seal(self._page_key, me, query, (last.collection, last.key))

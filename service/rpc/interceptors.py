@@ -1,0 +1,236 @@
+"""What surrounds a call, in one order: Metrics( Errors( Auth( Deadline( Validate( handler ))))).
+
+A layer takes the method's name and what it surrounds, and returns the two as one; the stack of a
+method is built once, so what a method is allowed costs nothing per call. Layers know a Call, not a
+server: any door that can make one can use them. Metrics is outermost, so it counts refusals too.
+Errors is next and alone turns exceptions into statuses; the others raise domain errors like
+everybody else.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import protovalidate
+from google.protobuf.message import DecodeError, Message
+from grpc import StatusCode
+
+from service.domain import tokens
+from service.domain.errors import (
+    DeadlineExceeded,
+    DomainError,
+    Internal,
+    InvalidArgument,
+    ScopeMissing,
+    TokenInvalid,
+    TokenMissing,
+    Violation,
+)
+from service.domain.models import Caller
+from service.domain.tokens import TokenPolicy
+from service.rpc import caller, failure, policy
+from service.store.keyring import Keyring
+from service.telemetry.logs import AccessLog, security_event
+from service.telemetry.metrics import Metrics
+
+log = logging.getLogger("sixfold.rpc")
+
+# Answer before the caller gives up, or the caller never learns why (boulder's 20 milliseconds).
+ANSWER_SECONDS = 0.02
+
+
+@dataclass(slots=True)
+class Call:
+    """One call, as a door hands it in and as layers annotate it."""
+
+    request_id: str
+    peer: str
+    metadata: Sequence[tuple[str, str | bytes]]
+    time_remaining: float | None  # seconds until the caller gives up; None: never
+    context: Any  # the door's own, for servicers that are not ours
+    refuse: Callable[[DomainError], Awaitable[None]]  # ends the call with this error; raises
+    aborted: Callable[[], StatusCode]  # what a servicer that is not ours ended the call with
+    code: StatusCode = StatusCode.OK
+    reason: str = ""
+    received: int = 0
+    sent: int = 0
+    caller: Caller | None = None
+
+
+# From the request's bytes (an iterator of them, for a client stream) to the answer's, or to None
+# where answers were streamed.
+Handler = Callable[[Any, Call], Awaitable[bytes | None]]
+Layer = Callable[[str, Handler], Handler]
+
+
+def metrics(measures: Metrics, access_log: AccessLog) -> Layer:
+    """Count, time and log every call, refused ones too."""
+
+    def layer(method: str, inner: Handler) -> Handler:
+        async def measured(request: Any, call: Call) -> bytes | None:
+            start = time.perf_counter()
+            measures.started(method)
+            try:
+                return await inner(request, call)
+            except asyncio.CancelledError:
+                call.code = StatusCode.CANCELLED
+                raise
+            finally:
+                seconds = time.perf_counter() - start
+                code = call.code.name
+                measures.ended(method, code, seconds, call.received, call.sent)
+                access_log(
+                    method=method,
+                    code=code,
+                    reason=call.reason,
+                    duration_ms=seconds * 1000,
+                    request_id=call.request_id,
+                    user_id=str(call.caller.user_id) if call.caller else None,
+                    peer=call.peer,
+                )
+
+        return measured
+
+    return layer
+
+
+def errors(aborts: tuple[type[BaseException], ...]) -> Layer:
+    """End a call with the status of what was raised. What nobody foresaw becomes INTERNAL with no
+    more than a request id: grpc would send the exception's text. `aborts` is what a door raises
+    when a handler of somebody else's (health, reflection) has ended the call itself.
+    """
+
+    def layer(method: str, inner: Handler) -> Handler:
+        async def translated(request: Any, call: Call) -> bytes | None:
+            try:
+                return await inner(request, call)
+            except DomainError as error:
+                refusal = error
+            except aborts:
+                call.code = call.aborted()
+                raise
+            except Exception:
+                log.exception("%s failed", method, extra={"request_id": call.request_id})
+                refusal = Internal()
+            call.code, call.reason = failure.code_and_reason(refusal)
+            await call.refuse(refusal)
+            return None
+
+        return translated
+
+    return layer
+
+
+def auth(token_policy: TokenPolicy, keyring: Keyring, now: Callable[[], datetime]) -> Layer:
+    """Verify the bearer token and its scope, unless the method is public. Raises LookupError at
+    start for a method the tables do not know.
+    """
+
+    async def verified(call: Call) -> Caller:
+        token = bearer([value for key, value in call.metadata if key == "authorization"])
+        kid = tokens.key_id(token)
+        if kid is not None and keyring.current.public_key(kid, now()) is None:
+            await keyring.refetch()
+        return tokens.verify(token_policy, keyring.current, token, now())
+
+    def layer(method: str, inner: Handler) -> Handler:
+        if method in policy.PUBLIC:
+            return inner
+        scope = policy.SCOPES[method]
+
+        async def authenticated(request: Any, call: Call) -> bytes | None:
+            call.caller = await verified(call)
+            if scope and scope not in call.caller.scopes:
+                security_event("authz_fail", user_id=str(call.caller.user_id), scope=scope)
+                raise ScopeMissing(scope)
+            caller.set_current(call.caller)
+            return await inner(request, call)
+
+        return authenticated
+
+    return layer
+
+
+def bearer(values: list[str | bytes]) -> str:
+    """The token in `authorization: Bearer <token>` (RFC 6750; the scheme in any case).
+
+    Raises TokenMissing when there is none, TokenInvalid when there are several or another scheme:
+    which of two tokens counts must not depend on who reads them.
+    """
+    if not values:
+        raise TokenMissing
+    scheme, _, token = str(values[0]).partition(" ")
+    if len(values) > 1 or scheme.lower() != "bearer" or not token:
+        raise TokenInvalid
+    return token
+
+
+def deadline(default: float, longest: float) -> Layer:
+    """Bound every call, in seconds: by its own deadline, by `default` if it brings none, and by
+    `longest` in any case. Cancelling the handler cancels its statement.
+    """
+
+    def layer(_: str, inner: Handler) -> Handler:
+        async def bounded(request: Any, call: Call) -> bytes | None:
+            given = call.time_remaining
+            limit = min(default if given is None else given - ANSWER_SECONDS, longest)
+            if limit <= 0:
+                raise DeadlineExceeded
+            try:
+                async with asyncio.timeout(limit) as timer:
+                    return await inner(request, call)
+            except TimeoutError as error:
+                if timer.expired():
+                    raise DeadlineExceeded from error
+                raise
+
+        return bounded
+
+    return layer
+
+
+def validate(
+    parse: Callable[[bytes], Message],
+    handle: Callable[[Any, Any], Awaitable[Message]],
+) -> Handler:
+    """Parse, check the rules in the proto, handle, serialise. Innermost: strangers' bytes are
+    looked at only after the token (AIP-211).
+    """
+    validator = protovalidate.Validator()
+
+    async def validated(data: bytes, call: Call) -> bytes:
+        call.received = len(data)
+        request = parsed(parse, data)
+        found = validator.collect_violations(request)
+        if found:
+            raise InvalidArgument(*map(_violation, found))
+        answer = (await handle(request, call.context)).SerializeToString()
+        call.sent = len(answer)
+        return answer
+
+    return validated
+
+
+def parsed(parse: Callable[[bytes], Message], data: bytes) -> Message:
+    """The message in `data`. Raises InvalidArgument where grpc itself would answer UNKNOWN."""
+    try:
+        return parse(data)
+    except DecodeError as error:
+        raise InvalidArgument(
+            Violation("", "MALFORMED", "the bytes are not this method's request message")
+        ) from error
+
+
+def _violation(found: protovalidate.Violation) -> Violation:
+    """Which field and which rule; never the value, which protovalidate has too."""
+    elements = found.proto.field.elements if found.proto.field else []
+    path = ".".join(
+        element.field_name + (f"[{element.subscript.value}]" if element.subscript else "")
+        for element in elements
+    )
+    reason = found.proto.rule_id.upper().replace(".", "_")
+    return Violation(path, reason, found.proto.message)

@@ -1,0 +1,177 @@
+"""The way to Postgres: a pool whose every wait is bounded, and whose failures have our names.
+
+Each call is one statement in its own transaction, so a reply after it is a reply after COMMIT, and
+PgBouncer in transaction mode is no different from Postgres.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any, Final, cast
+
+import asyncpg
+from asyncpg.connect_utils import SessionAttribute
+from asyncpg.pool import PoolConnectionProxy
+
+from service.domain.errors import DatabaseUnavailable, DeadlineExceeded, Overloaded
+
+log = logging.getLogger("sixfold.database")
+
+# Idle connections are closed after this, so that a pool forgets a demoted primary, and plans made
+# before an index was rebuilt, by itself.
+IDLE_SECONDS: Final = 60.0
+# How long giving a connection back may wait for Postgres to confirm a cancelled statement; after it
+# the connection is thrown away (asyncpg issue 431: without a bound it can hang for ever).
+RELEASE_SECONDS: Final = 2.0
+
+WRITABLE: Final = SessionAttribute.read_write
+
+# The server went, is going, is full, or has become a standby: nothing the caller did. Class 08, 53
+# and 57 of the SQLSTATEs, without 57014, which is our own statement_timeout.
+_AWAY: Final = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
+
+
+class Database:
+    """What store functions take as `db`. Use `connected` to get one."""
+
+    def __init__(self, pool: asyncpg.Pool, *, acquire_seconds: float) -> None:
+        self._pool = pool
+        self._acquire_seconds = acquire_seconds
+
+    async def row(self, sql: str, *args: object) -> asyncpg.Record | None:
+        """The first row of a read. Tried once more when a connection turns out to be gone."""
+        try:
+            return cast(asyncpg.Record | None, await self._run("fetchrow", sql, args))
+        except DatabaseUnavailable:
+            return cast(asyncpg.Record | None, await self._run("fetchrow", sql, args))
+
+    async def rows(self, sql: str, *args: object) -> list[asyncpg.Record]:
+        """All rows of a read. Tried once more when a connection turns out to be gone."""
+        try:
+            return cast(list[asyncpg.Record], await self._run("fetch", sql, args))
+        except DatabaseUnavailable:
+            return cast(list[asyncpg.Record], await self._run("fetch", sql, args))
+
+    async def write(self, sql: str, *args: object) -> asyncpg.Record | None:
+        """The first row of a write. Never tried again here: it may have been committed, and only
+        the caller's request_id can tell.
+        """
+        return cast(asyncpg.Record | None, await self._run("fetchrow", sql, args))
+
+    def connections(self) -> tuple[int, int]:
+        """(idle, in use), for the gauges."""
+        idle = self._pool.get_idle_size()
+        return idle, self._pool.get_size() - idle
+
+    async def _run(self, fetch: str, sql: str, args: tuple[object, ...]) -> object:
+        try:
+            connection = await self._acquire()
+            try:
+                return await getattr(connection, fetch)(sql, *args)
+            finally:
+                await self._pool.release(connection, timeout=RELEASE_SECONDS)
+        except asyncpg.QueryCanceledError as error:
+            raise DeadlineExceeded from error
+        except _AWAY as error:
+            await self._forget(error)
+            raise DatabaseUnavailable from error
+        except asyncpg.InterfaceError as error:
+            # asyncpg says a closed connection and a wrong argument with the same class; the second
+            # is also a ValueError, and a bug of ours.
+            if isinstance(error, ValueError):
+                raise
+            await self._forget(error)
+            raise DatabaseUnavailable from error
+
+    async def _acquire(self) -> PoolConnectionProxy:
+        try:
+            return await self._pool.acquire(timeout=self._acquire_seconds)
+        except TimeoutError as error:
+            # All connections busy is load, to be shed; a connection that cannot be made is not.
+            if self._pool.get_idle_size() == 0 and self._pool.get_size() > 0:
+                raise Overloaded from error
+            raise DatabaseUnavailable from error
+
+    async def _forget(self, error: Exception) -> None:
+        """Have every connection replaced at its next use: the server they lead to has gone or has
+        become a standby, and `target_session_attrs` looks only when connecting.
+        """
+        log.warning("database unavailable: %s", type(error).__name__)
+        await self._pool.expire_connections()
+
+
+@asynccontextmanager
+async def connection(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """One connection of its own, for what needs a session: migrations and their lock. Raises
+    DatabaseUnavailable.
+    """
+    try:
+        opened = await asyncpg.connect(url, target_session_attrs=WRITABLE, timeout=10)
+    except (*_AWAY, asyncpg.PostgresError) as error:
+        raise DatabaseUnavailable from error
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@asynccontextmanager
+async def connected(
+    url: str,
+    *,
+    size: int,
+    acquire_seconds: float,
+    statement_timeout: timedelta,
+    pooler: bool = False,
+    on_query: Callable[[Any], None] | None = None,
+) -> AsyncIterator[Database]:
+    """A pool of at most `size` connections, made as they are needed, so that a process can start
+    before its Postgres does.
+
+    `pooler` is for PgBouncer in transaction mode: no prepared statements are kept and no session
+    settings are sent. `on_query` sees each statement (asyncpg's LoggedQuery); tests count with it.
+    """
+    settings = {"application_name": "sixfold"}
+    if not pooler:
+        # The backstop behind the call's own deadline, for statements whose cancel got lost.
+        settings["statement_timeout"] = str(int(statement_timeout.total_seconds() * 1000))
+        settings["idle_in_transaction_session_timeout"] = "10000"
+
+    async def prepare(connection: asyncpg.Connection) -> None:
+        if on_query:
+            connection.add_query_logger(on_query)
+
+    async def leave_as_is(_: asyncpg.Connection) -> None:
+        """Our statements leave nothing behind, and asyncpg's own reset is a round trip a call."""
+
+    pool = asyncpg.create_pool(
+        url,
+        min_size=0,
+        max_size=size,
+        max_inactive_connection_lifetime=IDLE_SECONDS,
+        statement_cache_size=0 if pooler else 100,
+        target_session_attrs=WRITABLE,
+        timeout=acquire_seconds,
+        init=prepare,
+        reset=leave_as_is,
+        server_settings=settings,
+    )
+    await pool
+    try:
+        yield Database(pool, acquire_seconds=acquire_seconds)
+    finally:
+        try:
+            await asyncio.wait_for(pool.close(), timeout=5)
+        except TimeoutError:
+            pool.terminate()

@@ -1,0 +1,53 @@
+"""The current signing keys in memory. Losing it costs one read: Postgres has them all."""
+
+import asyncio
+import logging
+import random
+import time
+from typing import Final
+
+from service.domain.errors import DomainError
+from service.domain.keys import KeySet, MasterKeyMismatch
+from service.store import signing_keys
+from service.store.db import Database
+
+log = logging.getLogger("sixfold.keys")
+
+# A token with an unknown kid may be signed by a key younger than our copy. Looking costs a query,
+# so strangers' tokens can cause one a second and not one each (PyJWT GHSA-2gx3-rcp4-g85q).
+REFETCH_SECONDS: Final = 1.0
+
+
+class Keyring:
+    """`current` is the newest set that could be read; a failed read keeps the last one."""
+
+    def __init__(self, db: Database, kek: bytes) -> None:
+        self._db = db
+        self._kek = kek
+        self._refetched = -REFETCH_SECONDS
+        self._reading: asyncio.Lock = asyncio.Lock()
+        self.current = KeySet(())
+
+    async def refresh(self) -> None:
+        """Read the keys. Raises DatabaseUnavailable, MasterKeyMismatch."""
+        self.current = await signing_keys.load(self._db, self._kek)
+
+    async def refetch(self) -> None:
+        """Read the keys because a token names one we do not know; at most once a second."""
+        async with self._reading:
+            if time.monotonic() - self._refetched < REFETCH_SECONDS:
+                return
+            self._refetched = time.monotonic()
+            try:
+                await self.refresh()
+            except DomainError:
+                log.warning("keys not refetched; the last good set stays")
+
+    async def run(self, interval: float) -> None:
+        """Refresh every `interval` seconds for as long as the process lives."""
+        while True:
+            await asyncio.sleep(interval * random.uniform(0.8, 1.2))  # noqa: S311  (jitter)
+            try:
+                await self.refresh()
+            except (DomainError, MasterKeyMismatch, ValueError) as error:
+                log.warning("keys not refreshed; the last good set stays: %s", type(error).__name__)

@@ -1,0 +1,122 @@
+"""The records table, read. Every statement starts at the caller's live session, so none can be run
+for a session that has ended or for another user's rows. Writes are in record_writes.py.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from service.domain import limits
+from service.domain.errors import RecordNotFound, SessionRevoked
+from service.domain.models import Caller, Record, User
+from service.store.db import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some records of `user`, and whether there are more after the last."""
+
+    user: User
+    revision: int
+    records: list[Record]
+    more: bool
+
+
+GET: Final = """
+    SELECT r.collection, r.key, r.json::text AS json, r.revision, r.create_time, r.update_time,
+           r.expire_time
+      FROM live_sessions s
+      LEFT JOIN records r
+        ON r.user_id = s.user_id AND r.collection = $3 AND r.key = $4
+       AND (r.expire_time IS NULL OR r.expire_time > now())
+     WHERE s.user_id = $1 AND s.session_id = $2
+"""
+
+
+async def get(db: Database, caller: Caller, collection: str, key: str) -> Record:
+    """One record. Raises SessionRevoked, RecordNotFound."""
+    row = await db.row(GET, caller.user_id, caller.session_id, collection, key)
+    if row is None:
+        raise SessionRevoked
+    if row["revision"] is None:
+        raise RecordNotFound(collection, key)
+    return _record(row)
+
+
+# `found` counts the page before it is cut at the byte budget; a cut leaves fewer rows than found.
+PAGE: Final = """
+    SELECT s.user_id, s.username, s.create_time AS user_create_time,
+           s.update_time AS user_update_time, c.revision AS user_revision,
+           p.collection, p.key, p.json::text AS json, p.revision, p.create_time, p.update_time,
+           p.expire_time, p.found
+      FROM live_sessions s
+      JOIN user_counters c ON c.user_id = s.user_id
+      LEFT JOIN LATERAL (
+          SELECT page.*, count(*) OVER () AS found,
+                 sum(page.size) OVER (ORDER BY page.collection, page.key) - page.size AS before
+            FROM (SELECT r.collection, r.key, r.json, r.size, r.revision, r.create_time,
+                         r.update_time, r.expire_time
+                    FROM records r
+                   WHERE r.user_id = s.user_id AND (r.collection, r.key) > ($3, $4)
+                     AND (r.expire_time IS NULL OR r.expire_time > now())
+                   ORDER BY r.collection, r.key LIMIT $5) AS page
+      ) AS p ON p.before < $6
+     WHERE s.user_id = $1 AND s.session_id = $2
+     ORDER BY p.collection, p.key
+"""
+
+PAGE_OF_COLLECTION: Final = """
+    SELECT s.user_id, s.username, s.create_time AS user_create_time,
+           s.update_time AS user_update_time, c.revision AS user_revision,
+           p.collection, p.key, p.json::text AS json, p.revision, p.create_time, p.update_time,
+           p.expire_time, p.found
+      FROM live_sessions s
+      JOIN user_counters c ON c.user_id = s.user_id
+      LEFT JOIN LATERAL (
+          SELECT page.*, count(*) OVER () AS found,
+                 sum(page.size) OVER (ORDER BY page.key) - page.size AS before
+            FROM (SELECT r.collection, r.key, r.json, r.size, r.revision, r.create_time,
+                         r.update_time, r.expire_time
+                    FROM records r
+                   WHERE r.user_id = s.user_id AND r.collection = $3 AND r.key > $4
+                     AND (r.expire_time IS NULL OR r.expire_time > now())
+                   ORDER BY r.key LIMIT $5) AS page
+      ) AS p ON p.before < $6
+     WHERE s.user_id = $1 AND s.session_id = $2
+     ORDER BY p.key
+"""
+
+
+async def page(
+    db: Database, caller: Caller, collection: str, after: tuple[str, str], size: int
+) -> Page:
+    """Up to `size` records after the position `after` (collection, key), of one collection or, for
+    an empty name, of all. Cut earlier at limits.PAGE_BYTES of values. Raises SessionRevoked.
+    """
+    sql = PAGE_OF_COLLECTION if collection else PAGE
+    start = (collection, after[1]) if collection else after
+    rows = await db.rows(
+        sql, caller.user_id, caller.session_id, *start, size + 1, limits.PAGE_BYTES
+    )
+    if not rows:
+        raise SessionRevoked
+    first = rows[0]
+    user = User(
+        first["user_id"], first["username"], first["user_create_time"], first["user_update_time"]
+    )
+    found = first["found"] or 0
+    records = [_record(row) for row in rows[:size]] if found else []
+    return Page(user, first["user_revision"], records, more=found > len(records))
+
+
+def _record(row: asyncpg.Record) -> Record:
+    return Record(
+        row["collection"],
+        row["key"],
+        row["json"],
+        row["revision"],
+        row["create_time"],
+        row["update_time"],
+        row["expire_time"],
+    )

@@ -1,0 +1,175 @@
+"""The users table, and the two statements around a password: load with the guard, then change."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from service.domain import limits
+from service.domain.errors import SessionRevoked, UsernameTaken
+from service.domain.models import Caller, User
+from service.store.db import Database
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Credentials:
+    """What a password is checked against. `wait_until` is set when the guard refuses the attempt;
+    `user` is None when there is nobody who could log in by that name.
+    """
+
+    wait_until: datetime | None
+    user: User | None
+    password_hash: str | None
+    session_epoch: int
+
+
+CREATE: Final = """
+    WITH made AS (
+        INSERT INTO users AS u (user_id, username, password_hash, create_request_id)
+        VALUES ($1, $2, $3, $4)
+        -- Only a retry of the same request meets its own row; for all others no row comes back.
+        ON CONFLICT (username) DO UPDATE SET username = u.username
+         WHERE u.create_request_id = $4
+        RETURNING user_id, username, create_time, update_time, password_hash
+    ), counted AS (
+        INSERT INTO user_counters (user_id) SELECT user_id FROM made WHERE user_id = $1
+    )
+    SELECT user_id, username, create_time, update_time, password_hash FROM made
+"""
+
+
+async def create(
+    db: Database, user_id: UUID, username: str, password_hash: str, request_id: UUID | None
+) -> tuple[User, str]:
+    """Make a user, or find the one an earlier try with this request_id made; then the stored hash
+    is not `password_hash`, and the caller compares. Raises UsernameTaken.
+    """
+    row = await db.write(CREATE, user_id, username, password_hash, request_id)
+    if row is None:
+        raise UsernameTaken
+    return _user(row), row["password_hash"]
+
+
+LOGIN_CREDENTIALS: Final = """
+    SELECT guard.wait_until,
+           u.user_id, u.username, u.create_time, u.update_time, u.password_hash, u.session_epoch
+      FROM take_login_attempt($1, $2, $3) AS guard (wait_until)
+      LEFT JOIN users u ON u.username = $1 AND u.disable_time IS NULL
+"""
+
+
+async def login_credentials(db: Database, username: str) -> Credentials:
+    """Count an attempt for `username` and load whom it would log in."""
+    row = await db.write(
+        LOGIN_CREDENTIALS,
+        username,
+        limits.LOGIN_FREE_ATTEMPTS,
+        int(limits.LOGIN_LONGEST_WAIT.total_seconds()),
+    )
+    assert row is not None  # the guard is a row whoever asks
+    return _credentials(row)
+
+
+CALLER_CREDENTIALS: Final = """
+    SELECT take_login_attempt(s.username, $3, $4) AS wait_until,
+           u.user_id, u.username, u.create_time, u.update_time, u.password_hash, u.session_epoch
+      FROM live_sessions s
+      JOIN users u ON u.user_id = s.user_id
+     WHERE s.user_id = $1 AND s.session_id = $2
+"""
+
+
+async def caller_credentials(db: Database, caller: Caller) -> Credentials:
+    """Count an attempt for the caller's own name and load the caller. Raises SessionRevoked."""
+    row = await db.write(
+        CALLER_CREDENTIALS,
+        caller.user_id,
+        caller.session_id,
+        limits.LOGIN_FREE_ATTEMPTS,
+        int(limits.LOGIN_LONGEST_WAIT.total_seconds()),
+    )
+    if row is None:
+        raise SessionRevoked
+    return _credentials(row)
+
+
+CHANGE_PASSWORD: Final = """
+    WITH changed AS (
+        UPDATE users u
+           SET password_hash = $4, session_epoch = u.session_epoch + 1, update_time = now()
+          FROM live_sessions s
+         WHERE s.user_id = $1 AND s.session_id = $2
+           AND u.user_id = s.user_id AND u.session_epoch = $3
+        RETURNING u.username, u.session_epoch
+    ), kept AS (
+        UPDATE sessions s SET epoch = changed.session_epoch
+          FROM changed
+         WHERE s.user_id = $1 AND s.epoch = $3 AND (s.session_id = $2 OR $5)
+           AND s.end_time IS NULL
+    ), forgiven AS (
+        DELETE FROM login_throttles t USING changed WHERE t.bucket = login_bucket(changed.username)
+    )
+    SELECT session_epoch FROM changed
+"""
+
+
+async def change_password(
+    db: Database, caller: Caller, epoch: int, password_hash: str, *, keep_other_sessions: bool
+) -> None:
+    """Set the caller's password and end the other sessions by leaving them in the old epoch.
+
+    `epoch` is the one whose password was checked: if it has moved on, somebody else changed the
+    password meanwhile. Raises SessionRevoked.
+    """
+    row = await db.write(
+        CHANGE_PASSWORD,
+        caller.user_id,
+        caller.session_id,
+        epoch,
+        password_hash,
+        keep_other_sessions,
+    )
+    if row is None:
+        raise SessionRevoked
+
+
+GET: Final = """
+    SELECT user_id, username, create_time, update_time
+      FROM live_sessions
+     WHERE user_id = $1 AND session_id = $2
+"""
+
+
+async def get(db: Database, caller: Caller) -> User:
+    """The caller. Raises SessionRevoked."""
+    row = await db.row(GET, caller.user_id, caller.session_id)
+    if row is None:
+        raise SessionRevoked
+    return _user(row)
+
+
+DISABLE: Final = """
+    UPDATE users
+       SET disable_time = coalesce(disable_time, now()), session_epoch = session_epoch + 1,
+           update_time = now()
+     WHERE username = $1
+    RETURNING user_id, username, create_time, update_time
+"""
+
+
+async def disable(db: Database, username: str) -> User | None:
+    """Refuse a user from now on, and end all its sessions. None if there is no such user."""
+    row = await db.write(DISABLE, username)
+    return _user(row) if row else None
+
+
+def _user(row: asyncpg.Record) -> User:
+    return User(row["user_id"], row["username"], row["create_time"], row["update_time"])
+
+
+def _credentials(row: asyncpg.Record) -> Credentials:
+    if row["user_id"] is None:
+        return Credentials(row["wait_until"], None, None, 0)
+    return Credentials(row["wait_until"], _user(row), row["password_hash"], row["session_epoch"])

@@ -1,0 +1,422 @@
+"""What a running process shows: one line per event, and a bounded number of time series."""
+
+import asyncio
+import io
+import json
+import logging
+import os
+import pty
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.telemetry import logs
+from service.telemetry.metrics import CODES, Metrics
+
+LOGIN = "sixfold.auth.v1.AuthService/Login"
+CALL: dict[str, Any] = {
+    "method": LOGIN,
+    "code": "OK",
+    "reason": None,
+    "duration_ms": 1.23456,
+    "request_id": "r-1",
+    "user_id": "u-1",
+    "peer": "ipv4:10.0.0.7:51234",
+}
+# Everything that ends a line for somebody: POSIX, Unicode, terminals.
+FORGERY = 'x\n{"event":"call"}\r\x0b\x0c\x1c\x85\u2028\u2029\x1b[2J\x9b1A'
+
+
+@pytest.fixture(autouse=True)
+def untouched_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    levels = {name: logging.getLogger(name).level for name in (*logs.FOREIGN, "sixfold.security")}
+    yield
+    logging.captureWarnings(False)
+    root.handlers, root.level = before
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def configured(level: str = "info", shape: str = "json") -> io.StringIO:
+    stream = io.StringIO()
+    logs.configure(level, shape, stream)
+    return stream
+
+
+def written(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_log_line_is_a_json_object_with_time_severity_logger_message_and_extras() -> None:
+    stream = configured()
+
+    logging.getLogger("service.app").info("ready in %d ms", 7, extra={"port": 50051})
+
+    [line] = written(stream)
+    assert line.pop("time").endswith("Z")
+    assert line == {
+        "severity": "INFO",
+        "logger": "service.app",
+        "message": "ready in 7 ms",
+        "port": 50051,
+    }
+
+
+def test_time_is_rfc_3339_in_utc() -> None:
+    stream = configured()
+
+    logging.getLogger("x").info("now")
+
+    logged = datetime.fromisoformat(written(stream)[0]["time"])
+    assert abs((datetime.now(UTC) - logged).total_seconds()) < 5
+
+
+def test_an_exception_is_part_of_its_line() -> None:
+    stream = configured()
+
+    try:
+        raise ValueError("bad\nvalue")
+    except ValueError:
+        logging.getLogger("x").exception("failed")
+
+    [line] = written(stream)
+    assert "Traceback" in line["exception"]
+    assert "ValueError: bad\nvalue" in line["exception"]
+
+
+@pytest.mark.parametrize("shape", ["json", "text"])
+def test_no_value_can_forge_a_line(shape: str) -> None:
+    stream = configured(shape=shape)
+    access = logs.AccessLog(stream, shape)
+
+    logging.getLogger("x").warning("user %s", FORGERY, extra={"name_": FORGERY, FORGERY: 1})
+    logs.security_event("authn_login_fail", user=FORGERY)
+    access(**CALL | dict.fromkeys(("method", "request_id", "peer", "reason"), FORGERY))
+
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+
+
+def test_in_text_every_line_of_an_exception_is_indented() -> None:
+    stream = configured(shape="text")
+
+    try:
+        raise ValueError(f"{FORGERY}\n2026-01-01T00:00:00.000Z INFO forged")
+    except ValueError:
+        logging.getLogger("x").exception("failed")
+
+    first, *rest = stream.getvalue().splitlines()
+    assert "ERROR" in first
+    assert all(line.startswith("    | ") and line.isprintable() for line in rest)
+
+
+def test_text_says_the_same_for_people() -> None:
+    stream = io.StringIO()
+
+    logs.AccessLog(stream, "text")(**CALL | {"peer": 'a "b'})
+
+    line = stream.getvalue()
+    assert f" INFO     call method={LOGIN} code=OK duration_ms=1.235 request_id=r-1" in line
+    assert line.endswith('peer="a \\"b"\n')
+
+
+def test_auto_is_text_on_a_terminal_and_json_elsewhere() -> None:
+    leader, follower = pty.openpty()
+    with os.fdopen(leader, "rb", buffering=0) as screen, os.fdopen(follower, "w") as terminal:
+        logs.AccessLog(terminal)(**CALL)
+        assert b"call method=" in screen.read(4096)
+    stream = io.StringIO()
+
+    logs.AccessLog(stream)(**CALL)
+
+    assert written(stream)
+
+
+def test_an_access_line_has_exactly_its_fields() -> None:
+    stream = io.StringIO()
+
+    logs.AccessLog(stream, "json")(**CALL)
+
+    [line] = written(stream)
+    assert line.pop("time").endswith("Z")
+    assert line == CALL | {"event": "call", "severity": "INFO", "duration_ms": 1.235}
+
+
+def test_our_own_failures_are_errors_and_the_callers_are_not() -> None:
+    stream = io.StringIO()
+    access = logs.AccessLog(stream, "json")
+
+    for code in ("OK", "NOT_FOUND", "UNAVAILABLE", "INTERNAL"):
+        access(**CALL | {"code": code})
+
+    assert [x["severity"] for x in written(stream)] == ["INFO", "INFO", "WARNING", "ERROR"]
+
+
+@pytest.mark.parametrize("shape", ["json", "text"])
+def test_a_broken_standard_output_fails_no_call(shape: str) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        access = logs.AccessLog(stream, shape)
+        logs.configure("info", shape, stream)
+        os.close(reader)
+
+        for _ in range(3):
+            access(**CALL)
+            logging.getLogger("x").error("nobody reads this")
+            logs.security_event("authn_login_success", user_id="u-1")
+
+
+def test_a_closed_stream_fails_no_call() -> None:
+    stream = io.StringIO()
+    access = logs.AccessLog(stream, "json")
+    stream.close()
+
+    access(**CALL)
+
+
+def test_lines_longer_than_a_pipe_arrive_whole() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as lines, os.fdopen(writer, "w") as stream:
+        access = logs.AccessLog(stream, "json")
+        for _ in range(3):
+            access(**CALL | {"peer": "p" * 20_000})
+
+        assert [len(json.loads(lines.readline())["peer"]) for _ in range(3)] == [20_000] * 3
+
+
+async def test_a_process_whose_reader_left_ends_cleanly() -> None:
+    code = (
+        "import sys; from service.telemetry import logs; sys.stdin.read();"
+        f"access = logs.AccessLog(sys.stdout, 'json'); [access(**{CALL!r}) for _ in range(99)]"
+    )
+    reader, writer = os.pipe()
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=writer,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writer)
+    os.close(reader)
+
+    _, errors = await child.communicate(b"go")
+
+    assert (child.returncode, errors) == (0, b"")
+
+
+def test_values_that_are_not_json_are_still_logged() -> None:
+    stream = configured()
+
+    extra = {"surrogate": "\ud800", "huge": 2**70, "bytes": b"\xff", "keys": {1: 2}, "set": {3}}
+    logging.getLogger("x").info("odd", extra=extra)
+
+    [line] = written(stream)
+    assert line["message"] == "odd"
+    assert line["huge"] == str(2**70)
+    assert line.keys() >= extra.keys()
+
+
+def test_a_hidden_field_of_a_dataclass_stays_hidden() -> None:
+    @dataclass
+    class Config:
+        name: str
+        key: str = field(repr=False)
+
+    stream = configured()
+
+    logging.getLogger("x").info("with %s", "config", extra={"config": Config("a", "canary")})
+
+    assert "canary" not in stream.getvalue()
+
+
+def test_a_wrong_log_call_says_so_and_raises_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = configured()
+
+    logging.getLogger("x").info("%d apples", "many")
+
+    [line] = written(stream)
+    assert line["message"] == "unprintable record: TypeError"
+    assert capsys.readouterr().err == ""
+
+
+def test_extras_cannot_pose_as_the_fixed_fields() -> None:
+    stream = configured()
+
+    logs.security_event("authz_fail", severity="DEBUG", logger="other", time="never")
+
+    [line] = written(stream)
+    assert (line["severity"], line["logger"]) == ("CRITICAL", "sixfold.security")
+
+
+def test_foreign_libraries_are_heard_from_warnings_on() -> None:
+    stream = configured("debug")
+
+    for name in ("grpc._cython.cygrpc", "asyncio", "uvicorn.error", "asyncpg.pool"):
+        logging.getLogger(name).info("chatter")
+        logging.getLogger(name).warning("trouble")
+
+    assert [line["message"] for line in written(stream)] == ["trouble"] * 4
+
+
+def test_python_warnings_are_log_lines() -> None:
+    with warnings.catch_warnings():
+        stream = configured()
+        warnings.simplefilter("always")
+        warnings.warn("old ways", DeprecationWarning, stacklevel=1)
+        logging.captureWarnings(False)
+
+    assert "old ways" in written(stream)[0]["message"]
+
+
+def test_the_level_silences_what_is_below_it() -> None:
+    stream = configured("error")
+
+    logging.getLogger("service.app").warning("quiet")
+    logging.getLogger("service.app").error("loud")
+
+    assert [line["message"] for line in written(stream)] == ["loud"]
+
+
+@pytest.mark.parametrize("name", logs.SECURITY_EVENTS)
+def test_security_events_are_logged_at_every_level(name: logs.SecurityEvent) -> None:
+    stream = configured("error")
+
+    logs.security_event(name, user_id="u-1", request_id="r-1", message="not this", args=1)
+
+    [line] = written(stream)
+    assert (line["event"], line["message"]) == (name, name)
+    assert (line["user_id"], line["request_id"]) == ("u-1", "r-1")
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    text = metrics.exposition()[0].decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_calls_are_counted_by_the_names_of_grfc_a66() -> None:
+    metrics = Metrics([LOGIN])
+
+    metrics.started(f"/{LOGIN}")
+    metrics.ended(f"/{LOGIN}", "OK", seconds=0.0207, rcvd=1024, sent=2000)
+
+    found = samples(metrics)
+    method, ok = ("grpc_method", LOGIN), ("grpc_status", "OK")
+    size = "total_compressed_message_size_bytes"
+    assert found["grpc_server_call_started_total", (method,)] == 1
+    assert found["grpc_server_call_duration_seconds_sum", (method, ok)] == 0.0207
+    assert found["grpc_server_call_duration_seconds_count", (method, ok)] == 1
+    assert found["grpc_server_call_duration_seconds_bucket", (method, ok, ("le", "0.02"))] == 0
+    assert found["grpc_server_call_duration_seconds_bucket", (method, ok, ("le", "0.025"))] == 1
+    assert found["grpc_server_call_duration_seconds_bucket", (method, ok, ("le", "+Inf"))] == 1
+    assert found[f"grpc_server_call_rcvd_{size}_bucket", (method, ok, ("le", "0.0"))] == 0
+    assert found[f"grpc_server_call_rcvd_{size}_bucket", (method, ok, ("le", "1024.0"))] == 1
+    assert found[f"grpc_server_call_sent_{size}_sum", (method, ok)] == 2000
+
+
+def test_a_method_nobody_called_counts_zero() -> None:
+    found = samples(Metrics([LOGIN]))
+
+    assert found["grpc_server_call_started_total", (("grpc_method", LOGIN),)] == 0
+
+
+def test_callers_cannot_make_time_series() -> None:
+    metrics = Metrics([LOGIN])
+    metrics.started("/x/y")
+    for code in (*CODES, "99"):
+        metrics.ended("/x/y", code, 0.1, 1, 1)
+        metrics.ended(LOGIN, code, 0.1, 1, 1)
+    before = samples(metrics).keys()
+
+    for n in range(10_000):
+        metrics.started(f"/random.Service/Method{n}")
+        metrics.ended(f"/random.Service/Method{n}", f"CODE_{n}", 0.1, 1, 1)
+
+    assert samples(metrics).keys() == before
+    assert samples(metrics)["grpc_server_call_started_total", (("grpc_method", "other"),)] == 10_001
+
+
+def test_servers_in_one_process_count_apart() -> None:
+    one, two = Metrics([LOGIN]), Metrics([LOGIN])
+
+    one.started(LOGIN)
+
+    name = "grpc_server_call_started_total", (("grpc_method", LOGIN),)
+    assert (samples(one)[name], samples(two)[name]) == (1, 0)
+
+
+def test_gauges_are_asked_at_every_scrape() -> None:
+    metrics = Metrics([])
+    waiting = [3]
+    metrics.read_pool(idle=lambda: 7, in_use=lambda: 2)
+    metrics.read_hash_queue(lambda: waiting[0])
+    metrics.read_token_keys(lambda: 2)
+
+    first = samples(metrics)
+    waiting[0] = 4
+    second = samples(metrics)
+
+    assert first["sixfold_database_pool_connections", (("state", "idle"),)] == 7
+    assert first["sixfold_database_pool_connections", (("state", "in_use"),)] == 2
+    assert first["sixfold_token_keys", ()] == 2
+    assert (first["sixfold_hash_queue_length", ()], second["sixfold_hash_queue_length", ()]) == (
+        3,
+        4,
+    )
+
+
+def test_a_gauge_that_fails_takes_no_other_metric_with_it() -> None:
+    metrics = Metrics([LOGIN])
+    metrics.read_hash_queue(lambda: 1 // 0)
+
+    found = samples(metrics)
+
+    assert found["sixfold_hash_queue_length", ()] != found["sixfold_hash_queue_length", ()]  # NaN
+    assert found["grpc_server_call_started_total", (("grpc_method", LOGIN),)] == 0
+
+
+def test_process_and_platform_are_described() -> None:
+    names = {name for name, _ in samples(Metrics([]))}
+
+    assert {"process_cpu_seconds_total", "process_open_fds", "python_info"} <= names
+
+
+def blocking() -> None:
+    time.sleep(0.15)
+
+
+async def test_a_blocked_event_loop_shows_as_lag() -> None:
+    metrics = Metrics([])
+    watch = asyncio.create_task(metrics.watch_loop_lag(0.01))
+    await asyncio.sleep(0.02)
+
+    blocking()
+    await asyncio.sleep(0.02)
+    watch.cancel()
+
+    found = samples(metrics)
+    late = (
+        found["sixfold_event_loop_lag_seconds_count", ()]
+        - found["sixfold_event_loop_lag_seconds_bucket", (("le", "0.1"),)]
+    )
+    assert late == 1
+
+
+def test_the_exposition_names_its_content_type() -> None:
+    body, content_type = Metrics([LOGIN]).exposition()
+
+    assert body.endswith(b"\n")
+    assert content_type.startswith("text/plain; version=")
