@@ -44,8 +44,8 @@ def test_a_proxys_error_maps_by_its_code(code: grpc.StatusCode) -> None:
 
 
 def test_every_exported_error_is_in_the_table() -> None:
-    classes = {getattr(errors, name) for name in errors.__all__}
-    exceptions = {one for one in classes if isinstance(one, type) and issubclass(one, Exception)}
+    exported = [getattr(errors, name) for name in errors.__all__]
+    exceptions = {one for one in exported if isinstance(one, type) and issubclass(one, Exception)}
 
     assert exceptions - {errors.SixfoldError} == set(errors.BY_CODE.values())
 
