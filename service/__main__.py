@@ -188,7 +188,7 @@ def _run(work: Coroutine[Any, Any, T], settings: "Settings") -> T:
     except DatabaseUnavailable as error:
         _fail(UNAVAILABLE, str(error))
     except DomainError as error:
-        _fail(1, *(each.description for each in error.violations) or (str(error),))
+        _fail(1, *([each.description for each in error.violations] or [str(error)]))
     except MasterKeyMismatch as error:
         _fail(
             CONFIGURATION, f"SIXFOLD_MASTER_KEY is not the one the keys were sealed with: {error}"

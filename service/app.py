@@ -110,6 +110,7 @@ async def serving(
             cast(Any, door),
         )
         health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, door)
+        await readiness.open()
         if settings.reflection:
             reflection.mount(door)
         side = http_port.app(

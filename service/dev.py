@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import os
 import secrets
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from service import admin, process, settings
 from service.app import Ports
 from service.process import new_loop
+from service.rpc.policy import AUTH, DATA
 from service.settings import Settings
 from service.store import embedded
 from service.telemetry import logs
@@ -105,16 +107,18 @@ def _welcome(directory: Path, ports: Ports) -> str:
     if beside.is_relative_to(Path.cwd()):
         buf = str(beside.relative_to(Path.cwd()))
     call = f"{buf} curl --protocol grpc --http2-prior-knowledge"
+    bearer = "-H 'authorization: Bearer <accessToken>'"
     url = f"http://127.0.0.1:{ports.grpc}"
-    credentials = f'{{"username": "ann", "password": "{PASSWORD}"}}'
+    ann = json.dumps({"username": "ann", "password": PASSWORD})
+    note = json.dumps({"collection": "notes", "key": "first", "json": '"hello"'})
     return f"""
 Sixfold is up: gRPC on 127.0.0.1:{ports.grpc}, HTTP on 127.0.0.1:{ports.http}, data in {directory}.
 Try, in another terminal:
 
-  {call} -d '{credentials}' {url}/sixfold.auth.v1.AuthService/CreateUser
-  {call} -d '{credentials}' {url}/sixfold.auth.v1.AuthService/Login
-  {call} -H 'authorization: Bearer <accessToken>' -d '{{"collection": "notes", "key": "first", "json": "\\"hello\\""}}' {url}/sixfold.data.v1.DataService/PutRecord
-  {call} -H 'authorization: Bearer <accessToken>' {url}/sixfold.data.v1.DataService/GetUserData
+  {call} -d '{ann}' {url}/{AUTH}/CreateUser
+  {call} -d '{ann}' {url}/{AUTH}/Login
+  {call} {bearer} -d '{note}' {url}/{DATA}/PutRecord
+  {call} {bearer} {url}/{DATA}/GetUserData
 
 Ctrl-C stops everything and keeps the data.
 """

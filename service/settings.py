@@ -34,7 +34,7 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-class Refused(ValueError):  # noqa: N818 - named for what happened, as the domain's errors are
+class Refused(ValueError):
     """One value broke a rule. The text is the rule, written to follow the variable's name."""
 
 
@@ -76,7 +76,7 @@ def _database_url(text: str) -> None:
 
 def _issuer(text: str) -> None:
     # No user and password either: the issuer stands in every token.
-    if not re.fullmatch(r"https?://([\w.-]+|\[[\w:.]+\])(:[0-9]{1,5})?(/[^\s?#@]*)?", text, re.A):
+    if not re.fullmatch(r"(?a)https?://([\w.-]+|\[[\w:.]+\])(:[0-9]{1,5})?(/[^\s?#@]*)?", text):
         raise Refused("must be an http or https URL without query, fragment and user")
 
 
@@ -110,7 +110,7 @@ class Settings:
     )
     master_key: bytes = field(
         repr=False,
-        metadata=_about("32 random bytes, hide signing keys", secret=True, check=_master_key),
+        metadata=_about("32 bytes that encrypt signing keys", secret=True, check=_master_key),
     )
     issuer: str = field(metadata=_about("URL that names this service in tokens", check=_issuer))
     audience: str = _knob("sixfold", "whom access tokens are for")

@@ -30,8 +30,11 @@ from sixfold.data.v1 import data_pb2_grpc
 
 from service import admin, app, settings
 from service.settings import Settings
-from service.store import db, embedded
+from service.store import embedded
 from service.store.db import Database
+
+# pytest imports this file as `conftest`, tests as `tests.conftest`: one module, so one master key.
+sys.modules.setdefault("tests.conftest", sys.modules[__name__])
 
 PASSWORD = "a password for ann to keep"
 MASTER_KEY = base64.b64encode(secrets.token_bytes(32)).decode()
@@ -168,9 +171,7 @@ class Api:
 
     async def login(self, username: str, password: str = PASSWORD) -> "Person":
         """A session of somebody there is."""
-        answer = await self.auth.Login(
-            auth_pb2.LoginRequest(username=username, password=password)
-        )
+        answer = await self.auth.Login(auth_pb2.LoginRequest(username=username, password=password))
         return Person(username, answer.user.user_id, answer.tokens)
 
 

@@ -28,7 +28,7 @@ def problems(environ: Mapping[str, str]) -> list[str]:
 
 
 def test_three_variables_are_enough() -> None:
-    loaded = load(COMPLETE | {"PATH": "/bin", "HOME": "/root"})
+    loaded = load(COMPLETE | {"PATH": "/bin", "HOME": "/home/x"})
 
     assert loaded.database_url == DATABASE_URL
     assert loaded.master_key == KEY

@@ -1,8 +1,8 @@
 """Access tokens: JWTs of RFC 9068, signed with ES256, in exactly one spelling.
 
 PyJWT checks the signature; everything it is generous about (padding, duplicate names, types,
-audiences, missing claims, `typ`) is checked here, strictly. What is wrong is never said: TokenInvalid
-is all an attacker learns.
+audiences, missing claims, `typ`) is checked here, strictly. What is wrong is never said:
+TokenInvalid is all an attacker learns.
 """
 
 import re
@@ -29,8 +29,8 @@ _PART: Final = "[A-Za-z0-9_-]"
 _COMPACT: Final = re.compile(rf"({_PART}+)\.({_PART}+)\.({_PART}{{86}})")  # 86: 64 bytes, r and s
 _CANONICAL_UUID: Final = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _CLIENT_ID: Final = re.compile(r"[\x20-\x7e]+")  # RFC 6749 A.1
-_SCOPE_TOKEN: Final = r"[\x21\x23-\x5b\x5d-\x7e]+"  # RFC 6749 3.3
-_SCOPE: Final = re.compile(rf"(?:{_SCOPE_TOKEN}(?: {_SCOPE_TOKEN})*)?")
+_ONE_SCOPE: Final = r"[\x21\x23-\x5b\x5d-\x7e]+"  # RFC 6749 3.3
+_SCOPE: Final = re.compile(rf"(?:{_ONE_SCOPE}(?: {_ONE_SCOPE})*)?")
 
 # The other algorithms are not registered in this object at all, so nothing can select them.
 _ES256: Final = jwt.PyJWS(algorithms=["ES256"])
@@ -72,7 +72,7 @@ def mint(
     """
     if not _CLIENT_ID.fullmatch(client_id):
         raise ValueError("the client id is not one of RFC 6749")
-    if not all(re.fullmatch(_SCOPE_TOKEN, scope) for scope in scopes):
+    if not all(re.fullmatch(_ONE_SCOPE, scope) for scope in scopes):
         raise ValueError("a scope is not one of RFC 6749")
     issued = int(now.timestamp())
     expires = issued + int(policy.lifetime.total_seconds())

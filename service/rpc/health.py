@@ -31,13 +31,17 @@ class Readiness:
         self._keyring = keyring
         self._now = now
         self.servicer = grpc_health.HealthServicer()
-        self.reason: str | None = STARTING
+        self.reason: str | None = None
 
     async def run(self, interval: float) -> None:
         """Look every `interval` seconds (and allow each look as long) until told otherwise."""
         while True:
             await self._tell(await self._look(interval))
             await asyncio.sleep(interval)
+
+    async def open(self) -> None:
+        """Have an answer from the first call on."""
+        await self._tell(STARTING)
 
     async def drain(self) -> None:
         """Send traffic elsewhere, for good: `run` must have been cancelled."""

@@ -1,4 +1,4 @@
-"""The grpc.aio door: mounts services with every method wrapped in its layers, and stops in order."""
+"""The grpc.aio door: mounts services, each method wrapped in its layers, and stops in order."""
 
 import asyncio
 import os

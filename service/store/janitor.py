@@ -20,7 +20,7 @@ BATCH: Final = 500  # rows a statement: short locks, at some 30,000 rows an hour
 RECORDS: Final = """
     WITH due AS (
         SELECT DISTINCT user_id
-          FROM (SELECT user_id FROM records WHERE expire_time <= now() LIMIT $1) AS some
+          FROM (SELECT user_id FROM records WHERE expire_time <= now() LIMIT $1) AS batch
     ), head AS MATERIALIZED (
         SELECT c.user_id FROM user_counters c JOIN due ON due.user_id = c.user_id
            FOR UPDATE OF c SKIP LOCKED
@@ -97,3 +97,6 @@ async def run(db: Database) -> None:
             await sweep(db)
         except DomainError as error:
             log.warning("sweep left for the next round: %s", type(error).__name__)
+        except Exception:
+            # A task that ends of an error ends unseen, and the tables would grow from then on.
+            log.exception("the sweep failed; it is tried again in the next round")

@@ -2,10 +2,11 @@
 
 import copy
 import pickle
+from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
 from sixfold import errors
 
 CODE = grpc.StatusCode
@@ -23,7 +24,7 @@ class Failed(grpc.RpcError):
     def details(self) -> str:
         return "text"
 
-    def trailing_metadata(self) -> list[tuple[str, str | bytes]] | None:
+    def trailing_metadata(self) -> Any:
         return [("grpc-status-details-bin", self._details)] if self._details is not None else None
 
 
@@ -66,7 +67,7 @@ def test_all_details_are_read() -> None:
     assert (error.reason, error.revision) == ("REVISION_MISMATCH", 7)
     assert (error.retry_after, error.request_id) == (1.5, "r1")
     assert error.violations == (errors.Violation("json", "TOO_LONG", "is too long"),)
-    assert str(error) == "REVISION_MISMATCH: text; json: is too long (request r1)"
+    assert str(error) == "REVISION_MISMATCH: text json: is too long. (request r1)"
 
 
 def test_someone_elses_reason_is_not_ours() -> None:

@@ -79,7 +79,7 @@ def test_what_json_cannot_say_is_refused(value: object) -> None:
 
 def test_a_time_without_a_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
-        _convert.timestamp(datetime(2030, 1, 1))
+        _convert.timestamp(datetime(2030, 1, 1))  # noqa: DTZ001 (the mistake in question)
 
 
 def test_two_preconditions_are_refused() -> None:

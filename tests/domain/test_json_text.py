@@ -100,6 +100,7 @@ def test_other_text_is_refused_with_the_reason_but_not_the_content(text: str, sa
     assert (violation.field, violation.reason) == ("records[3].json", "JSON_INVALID")
     assert says in violation.description
     assert "SECRET" not in violation.description
+    assert caught.value.__suppress_context__
 
 
 def test_depth_does_not_hang_on_how_deep_the_caller_is() -> None:

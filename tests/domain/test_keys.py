@@ -1,4 +1,4 @@
-"""Signing keys: which one signs, which ones verify, and that stored ones open only as they should."""
+"""Signing keys: which one signs, which ones verify, and that stored ones open only as meant."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -139,6 +139,8 @@ SEALED = keys.seal(KEK, "k1", PRIVATE, NONCE)
         pytest.param(KEK, "k1", b"\x02" + SEALED[1:], id="another version"),
         pytest.param(KEK, "k1", SEALED[:-1], id="cut off"),
         pytest.param(KEK, "k1", SEALED[:-1] + bytes([SEALED[-1] ^ 1]), id="one bit changed"),
+        pytest.param(KEK, "k1", SEALED[:5], id="cut off in the nonce"),
+        pytest.param(KEK, "k1", SEALED + b"\0", id="a byte more"),
         pytest.param(KEK, "k1", b"", id="empty"),
     ],
 )

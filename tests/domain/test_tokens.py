@@ -144,6 +144,7 @@ def test_expired_is_said_only_of_a_token_that_was_good(claims: dict[str, object]
     [
         pytest.param({"iat": 29}, True, id="iat within the leeway"),
         pytest.param({"iat": 31}, False, id="iat in the future"),
+        pytest.param({"iat": 31, "nbf": 0}, False, id="iat in the future, nbf not"),
         pytest.param({"nbf": 29}, True, id="nbf within the leeway"),
         pytest.param({"nbf": 31}, False, id="nbf in the future"),
         pytest.param({"nbf": -99}, True, id="nbf in the past"),

@@ -4,6 +4,7 @@ from uuid import uuid4
 
 import grpc
 from sixfold.data.v1 import data_pb2 as pb
+
 from tests.conftest import Api, Person, refused
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from service.store import embedded
+from service.store import embedded, postgres_programs
 
 ROOT = Path(__file__).parents[2]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="about what root must not do")
@@ -21,9 +21,9 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="about what root must 
 OWNER = """
 import sys, time
 from pathlib import Path
-from service.store import embedded
+from service.store import embedded, postgres_programs
 
-embedded._DEATH_SIGNAL = embedded._DEATH_SIGNAL and sys.argv[2] == "signal"
+postgres_programs.DEATH_SIGNAL = postgres_programs.DEATH_SIGNAL and sys.argv[2] == "signal"
 with embedded.running(Path(sys.argv[1]), durable=False) as server:
     print(server.url, flush=True)
     time.sleep(60)
@@ -278,7 +278,7 @@ async def test_root_without_namespaces_runs_it_as_nobody_from_a_copy(
     def forbidden() -> None:
         raise PermissionError
 
-    monkeypatch.setattr(embedded, "_enter_namespace", forbidden)
+    monkeypatch.setattr(postgres_programs, "_enter_namespace", forbidden)
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     package = embedded.find_binaries().parents[1]

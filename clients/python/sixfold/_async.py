@@ -1,4 +1,5 @@
 """Carries out the steps of a flow in the calling task."""
+# ruff: noqa: ASYNC109 (a timeout here is the rpc's deadline, which the server must be told)
 
 import asyncio
 from operator import attrgetter

@@ -149,6 +149,6 @@ def ready() -> Flow[None]:
         try:
             if _health.serving((yield Send("health.Check", _health.REQUEST, wait_for_ready=True))):
                 return
-        except Unavailable:
-            pass
+        except (Unavailable, NotFound):
+            pass  # no process yet, or one that has not looked at its database yet
         yield Sleep(READY_POLL_SECONDS)

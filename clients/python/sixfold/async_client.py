@@ -1,4 +1,5 @@
 """The client for asyncio. `client.py` is its twin, method for method."""
+# ruff: noqa: ASYNC109 (a timeout here is the rpc's deadline, which the server must be told)
 
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime

@@ -6,13 +6,11 @@ listed in `v1.errors_pb2.ErrorReason`. No suffix in the names: callers act on th
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple, Protocol, Self, cast
+from typing import Final, NamedTuple, Self, cast
 
 import grpc
 from google.protobuf.message import DecodeError
-
-# googleapis-common-protos ships stubs and no py.typed, so mypy does not look at them.
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
 
 __all__ = [
     "BY_CODE",
@@ -40,7 +38,7 @@ class Violation(NamedTuple):
 
 
 class SixfoldError(Exception):
-    """A call failed. Act on the class and on `reason`; `message` is for people and may change.
+    """A call error. Act on the class and on `reason`; `message` is for people and may change.
 
     `retry_after` is in seconds, None when the server does not say. `__cause__` is the
     `grpc.RpcError`, or None when the client itself refused the call.
@@ -67,7 +65,7 @@ class SixfoldError(Exception):
         self.violations = violations
 
     def __str__(self) -> str:
-        bad = "".join(f"; {one.field}: {one.description}" for one in self.violations)
+        bad = "".join(f" {one.field}: {one.description}." for one in self.violations)
         request = f" (request {self.request_id})" if self.request_id else ""
         return f"{self.reason or self.code.name}: {self.message}{bad}{request}"
 
@@ -145,17 +143,8 @@ BY_CODE: Final[Mapping[grpc.StatusCode, type[SixfoldError]]] = {
 }
 
 
-class _Failed(Protocol):
-    """What both the sync and the aio RpcError have, and `grpc.RpcError` does not declare."""
-
-    def code(self) -> grpc.StatusCode: ...
-    def details(self) -> str | None: ...
-    def trailing_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
-
-
 def of_rpc(error: grpc.RpcError) -> SixfoldError:
-    """The error to raise `from` a gRPC one, whether or not it carries details."""
-    failed = cast("_Failed", error)
+    """The error to raise `from` a gRPC one, sync or aio, whether or not it carries details."""
     info, bad, request, retry = (
         error_details_pb2.ErrorInfo(),
         error_details_pb2.BadRequest(),
@@ -164,7 +153,7 @@ def of_rpc(error: grpc.RpcError) -> SixfoldError:
     )
     retry_after = None
     try:
-        for detail in _status(failed.trailing_metadata() or ()).details:
+        for detail in _status(error).details:
             for known in (info, bad, request):
                 detail.Unpack(known)
             if detail.Unpack(retry):
@@ -172,9 +161,9 @@ def of_rpc(error: grpc.RpcError) -> SixfoldError:
     except DecodeError:
         pass  # cut off on the way; the status code still says what to do
     ours = info.domain == "sixfold"  # a gateway's own reasons are not in our list
-    return BY_CODE.get(failed.code(), SixfoldError)(
-        failed.details() or "",
-        failed.code(),
+    return BY_CODE.get(error.code(), SixfoldError)(
+        error.details() or "",
+        error.code(),
         info.reason if ours else "",
         dict(info.metadata) if ours else {},
         request.request_id,
@@ -183,8 +172,10 @@ def of_rpc(error: grpc.RpcError) -> SixfoldError:
     )
 
 
-def _status(metadata: Iterable[tuple[str, str | bytes]]) -> status_pb2.Status:
-    for key, value in metadata:
+def _status(error: grpc.RpcError) -> status_pb2.Status:
+    # Pairs, whatever grpc's type stubs call them; None when the connection broke before them.
+    pairs = cast("Iterable[tuple[str, str | bytes]] | None", error.trailing_metadata())
+    for key, value in pairs or ():
         if key == "grpc-status-details-bin" and isinstance(value, bytes):
             return status_pb2.Status.FromString(value)
     return status_pb2.Status()
