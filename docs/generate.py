@@ -56,7 +56,7 @@ def errors() -> str:
         "",
         "Generated from `service/rpc/policy.py` by `make generate`.",
         "",
-        "A failed call carries `google.rpc.Status` in `grpc-status-details-bin`: always `ErrorInfo`",
+        "A failed call carries `google.rpc.Status` in `grpc-status-details-bin`: an `ErrorInfo`",
         "(its `domain` is `sixfold`), `RequestInfo` (the id to quote in a report), and what the",
         "table says besides. Act on the reason; the message is for people and may change. What",
         "each one asks you to do is in `protos/sixfold/errors/v1/errors.proto`.",
