@@ -26,10 +26,10 @@ demo: $(ENV) ## Three processes, one Postgres: kill one, and see that nobody not
 check: $(ENV) ## Format, lint, types, import contract, protos, generated files; no database
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy
+	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports
 	@cd protos && ../$(BIN)/buf lint
-	@cd protos && ../$(BIN)/buf format --exit-code --diff --path sixfold >/dev/null
+	@cd protos && ../$(BIN)/buf format --exit-code --diff --path sixfold
 	@$(MAKE) --no-print-directory fresh
 	@echo "make check: all good"
 
