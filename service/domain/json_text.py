@@ -11,11 +11,10 @@ import re
 from itertools import accumulate
 from typing import Final, NoReturn
 
+from service.domain import limits
 from service.domain.errors import InvalidArgument, Violation
 
-# One record. Well below what Postgres (1 GB) and gRPC (4 MiB a message) could carry, so that
-# reading a page of records stays cheap.
-MAX_BYTES: Final = 262_144
+MAX_BYTES: Final = limits.VALUE_BYTES
 
 # Python's reader recurses once per level and its limit is 1,000 frames in all; 100 is far beyond
 # data made by people, and leaves the caller's frames alone.

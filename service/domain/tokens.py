@@ -15,13 +15,13 @@ from uuid import UUID
 
 import jwt
 
-from service.domain import json_text
+from service.domain import json_text, limits
 from service.domain.errors import TokenExpired, TokenInvalid
 from service.domain.keys import KeySet, SigningKey
 from service.domain.models import Caller
 
 # Ours are about 600 characters. gRPC's metadata limit is 8 KiB for all of a call's metadata.
-MAX_CHARACTERS: Final = 4096
+MAX_CHARACTERS: Final = limits.ACCESS_TOKEN_CHARACTERS
 MAX_LEEWAY: Final = timedelta(seconds=60)  # RFC 7519 4.1.4: "no more than a few minutes"
 _MAX_TIME: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the last second a datetime can hold
 

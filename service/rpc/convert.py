@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sixfold.auth.v1 import auth_pb2
 from sixfold.data.v1 import data_pb2
 
+from service.domain.errors import InvalidArgument, Violation
 from service.domain.models import Record, User
 from service.store.record_writes import Request
 
@@ -21,11 +22,15 @@ def timestamp(time: datetime | None) -> Timestamp | None:
 
 
 def time(message: Message, field: str) -> datetime | None:
-    """The time in an optional field; None when it is not set."""
+    """The time in an optional field; None when it is not set. Raises InvalidArgument."""
     if not message.HasField(field):
         return None
     value: Timestamp = getattr(message, field)
-    return value.ToDatetime(UTC)
+    try:
+        return value.ToDatetime(UTC)
+    except ValueError:
+        rule = "must be a time between the years 1 and 9999, with 0 to 999,999,999 nanoseconds"
+        raise InvalidArgument(Violation(field, "TIMESTAMP_INVALID", rule)) from None
 
 
 def user(value: User) -> auth_pb2.User:

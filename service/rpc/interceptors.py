@@ -132,9 +132,13 @@ def auth(token_policy: TokenPolicy, keyring: Keyring, now: Callable[[], datetime
 
     async def verified(call: Call) -> Caller:
         token = bearer([value for key, value in call.metadata if key == "authorization"])
-        kid = tokens.key_id(token)
-        if kid is not None and keyring.current.public_key(kid, now()) is None:
-            await keyring.refetch()
+        try:
+            return tokens.verify(token_policy, keyring.current, token, now())
+        except TokenInvalid:
+            kid = tokens.key_id(token)
+            if kid is None or keyring.current.public_key(kid, now()) is not None:
+                raise
+        await keyring.refetch()
         return tokens.verify(token_policy, keyring.current, token, now())
 
     def layer(method: str, inner: Handler) -> Handler:

@@ -97,10 +97,12 @@ PUT: Final = """
     )
     SELECT seen.request_hash, coalesce(put.revision, seen.revision) AS revision,
            coalesce(put.create_time, seen.create_time) AS create_time,
-           coalesce(put.update_time, seen.update_time) AS update_time
+           coalesce(put.update_time, seen.update_time) AS update_time,
+           head.record_count >= $9 AS at_quota
       FROM session
       LEFT JOIN seen ON true
       LEFT JOIN put ON true
+      LEFT JOIN head ON true
 """
 
 REPLACE: Final = """
@@ -166,7 +168,8 @@ async def put(db: Database, caller: Caller, write: Write, request: Request) -> W
     current = await _revision(db, caller, write.collection, write.key)
     if write.if_revision is not None:
         raise RevisionMismatch(current)
-    if write.if_absent and current:
+    # It may have been deleted since; 0 says so. `row` is there, or `_answer` would have raised.
+    if write.if_absent and row and (current or not row["at_quota"]):
         raise RecordExists(current)
     raise QuotaExceeded(limits.RECORDS_PER_USER)
 
@@ -225,14 +228,23 @@ async def delete(
     raise RecordNotFound(collection, key)
 
 
-async def _once(db: Database, sql: str, caller: Caller, *args: object) -> asyncpg.Record | None:
-    """Run a write. If another with the same request_id commits while it waits, the primary key of
-    write_requests undoes it whole; run again, it finds that one's answer.
+async def _once(
+    db: Database, sql: str, caller: Caller, request_id: UUID | None, *args: object
+) -> asyncpg.Record | None:
+    """Run a write; once more when it may have waited for another with the same request_id.
+
+    What that one committed the statement could not see yet. Either the primary key of
+    write_requests undid it whole, or its precondition failed because of the very write it repeats.
+    Run again, it finds the first one's answer.
     """
+    named = (caller.user_id, caller.session_id, request_id, *args)
     try:
-        return await db.write(sql, caller.user_id, caller.session_id, *args)
+        row = await db.write(sql, *named)
     except asyncpg.UniqueViolationError:
-        return await db.write(sql, caller.user_id, caller.session_id, *args)
+        return await db.write(sql, *named)
+    if request_id is None or row is None or row["revision"] is not None:
+        return row
+    return await db.write(sql, *named)
 
 
 def _answer(row: asyncpg.Record | None, request: Request) -> Written | None:
