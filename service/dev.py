@@ -107,7 +107,8 @@ def _welcome(directory: Path, ports: Ports) -> str:
     if beside.is_relative_to(Path.cwd()):
         buf = str(beside.relative_to(Path.cwd()))
     call = f"{buf} curl --protocol grpc --http2-prior-knowledge"
-    bearer = "-H 'authorization: Bearer <accessToken>'"
+    bearer = '-H "authorization: Bearer $TOKEN"'
+    token = """sed -n 's/.*"accessToken": "\\(.*\\)",/\\1/p'"""
     url = f"http://127.0.0.1:{ports.grpc}"
     ann = json.dumps({"username": "ann", "password": PASSWORD})
     note = json.dumps({"collection": "notes", "key": "first", "json": '"hello"'})
@@ -116,7 +117,7 @@ Sixfold is up: gRPC on 127.0.0.1:{ports.grpc}, HTTP on 127.0.0.1:{ports.http}, d
 Try, in another terminal:
 
   {call} -d '{ann}' {url}/{AUTH}/CreateUser
-  {call} -d '{ann}' {url}/{AUTH}/Login
+  TOKEN=$({call} -d '{ann}' {url}/{AUTH}/Login | {token})
   {call} {bearer} -d '{note}' {url}/{DATA}/PutRecord
   {call} {bearer} {url}/{DATA}/GetUserData
 

@@ -33,6 +33,7 @@ from service.domain.errors import (
 from service.domain.models import Caller
 from service.domain.tokens import TokenPolicy
 from service.rpc import caller, failure, policy
+from service.rpc.verified import VerifiedTokens
 from service.store.keyring import Keyring
 from service.telemetry.logs import AccessLog, security_event
 from service.telemetry.metrics import Metrics
@@ -129,17 +130,18 @@ def auth(token_policy: TokenPolicy, keyring: Keyring, now: Callable[[], datetime
     """Verify the bearer token and its scope, unless the method is public. Raises LookupError at
     start for a method the tables do not know.
     """
+    memo = VerifiedTokens(token_policy)
 
     async def verified(call: Call) -> Caller:
         token = bearer([value for key, value in call.metadata if key == "authorization"])
         try:
-            return tokens.verify(token_policy, keyring.current, token, now())
+            return memo.caller(keyring.current, token, now())
         except TokenInvalid:
             kid = tokens.key_id(token)
             if kid is None or keyring.current.public_key(kid, now()) is not None:
                 raise
         await keyring.refetch()
-        return tokens.verify(token_policy, keyring.current, token, now())
+        return memo.caller(keyring.current, token, now())
 
     def layer(method: str, inner: Handler) -> Handler:
         if method in policy.PUBLIC:

@@ -30,7 +30,10 @@ class Keyring:
 
     async def refresh(self) -> None:
         """Read the keys. Raises DatabaseUnavailable, MasterKeyMismatch."""
-        self.current = await signing_keys.load(self._db, self._kek)
+        loaded = await signing_keys.load(self._db, self._kek)
+        # The same object while nothing has changed: what is derived from it stays good.
+        if _dates(loaded) != _dates(self.current):
+            self.current = loaded
 
     async def refetch(self) -> None:
         """Read the keys because a token names one we do not know; at most once a second."""
@@ -51,3 +54,7 @@ class Keyring:
                 await self.refresh()
             except (DomainError, MasterKeyMismatch, ValueError) as error:
                 log.warning("keys not refreshed; the last good set stays: %s", type(error).__name__)
+
+
+def _dates(keys: KeySet) -> list[tuple[object, ...]]:
+    return [(key.kid, key.sign_after, key.expire_time) for key in keys.keys]
