@@ -108,7 +108,7 @@ def _welcome(directory: Path, ports: Ports) -> str:
         buf = str(beside.relative_to(Path.cwd()))
     call = f"{buf} curl --protocol grpc --http2-prior-knowledge"
     bearer = '-H "authorization: Bearer $TOKEN"'
-    token = """sed -n 's/.*"accessToken": "\\(.*\\)",/\\1/p'"""
+    pick = """sed -n 's/.*"accessToken": "\\(.*\\)",/\\1/p'"""
     url = f"http://127.0.0.1:{ports.grpc}"
     ann = json.dumps({"username": "ann", "password": PASSWORD})
     note = json.dumps({"collection": "notes", "key": "first", "json": '"hello"'})
@@ -117,7 +117,7 @@ Sixfold is up: gRPC on 127.0.0.1:{ports.grpc}, HTTP on 127.0.0.1:{ports.http}, d
 Try, in another terminal:
 
   {call} -d '{ann}' {url}/{AUTH}/CreateUser
-  TOKEN=$({call} -d '{ann}' {url}/{AUTH}/Login | {token})
+  TOKEN=$({call} -d '{ann}' {url}/{AUTH}/Login | {pick})
   {call} {bearer} -d '{note}' {url}/{DATA}/PutRecord
   {call} {bearer} {url}/{DATA}/GetUserData
 

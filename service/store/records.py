@@ -24,20 +24,24 @@ class Page:
 
 
 GET: Final = """
-    SELECT r.collection, r.key, r.json::text AS json, r.revision, r.create_time, r.update_time,
+    SELECT s.user_id IS NOT NULL AS alive,
+           r.collection, r.key, r.json::text AS json, r.revision, r.create_time, r.update_time,
            r.expire_time
-      FROM live_sessions s
+      FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])
+           WITH ORDINALITY AS asked (user_id, session_id, collection, key, position)
+      LEFT JOIN live_sessions s
+        ON s.user_id = asked.user_id AND s.session_id = asked.session_id
       LEFT JOIN records r
-        ON r.user_id = s.user_id AND r.collection = $3 AND r.key = $4
+        ON r.user_id = s.user_id AND r.collection = asked.collection AND r.key = asked.key
        AND (r.expire_time IS NULL OR r.expire_time > now())
-     WHERE s.user_id = $1 AND s.session_id = $2
+     ORDER BY asked.position
 """
 
 
 async def get(db: Database, caller: Caller, collection: str, key: str) -> Record:
     """One record. Raises SessionRevoked, RecordNotFound."""
-    row = await db.row(GET, caller.user_id, caller.session_id, collection, key)
-    if row is None:
+    row = await db.shared(GET, caller.user_id, caller.session_id, collection, key)
+    if not row["alive"]:
         raise SessionRevoked
     if row["revision"] is None:
         raise RecordNotFound(collection, key)
