@@ -23,17 +23,25 @@ class Page:
     more: bool
 
 
+# LATERAL with a LIMIT is an index lookup for each question whatever the planner thinks: as plain
+# joins it reads whole tables while statistics are young (2.7 ms instead of 0.2 for one question).
 GET: Final = """
     SELECT s.user_id IS NOT NULL AS alive,
-           r.collection, r.key, r.json::text AS json, r.revision, r.create_time, r.update_time,
-           r.expire_time
+           r.collection, r.key, r.json, r.revision, r.create_time, r.update_time, r.expire_time
       FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])
            WITH ORDINALITY AS asked (user_id, session_id, collection, key, position)
-      LEFT JOIN live_sessions s
-        ON s.user_id = asked.user_id AND s.session_id = asked.session_id
-      LEFT JOIN records r
-        ON r.user_id = s.user_id AND r.collection = asked.collection AND r.key = asked.key
-       AND (r.expire_time IS NULL OR r.expire_time > now())
+      LEFT JOIN LATERAL (
+          SELECT live.user_id FROM live_sessions live
+           WHERE live.user_id = asked.user_id AND live.session_id = asked.session_id LIMIT 1
+      ) AS s ON true
+      LEFT JOIN LATERAL (
+          SELECT rec.collection, rec.key, rec.json::text AS json, rec.revision, rec.create_time,
+                 rec.update_time, rec.expire_time
+            FROM records rec
+           WHERE rec.user_id = s.user_id AND rec.collection = asked.collection
+             AND rec.key = asked.key AND (rec.expire_time IS NULL OR rec.expire_time > now())
+           LIMIT 1
+      ) AS r ON true
      ORDER BY asked.position
 """
 

@@ -139,8 +139,11 @@ GET: Final = """
     SELECT s.user_id, s.username, s.create_time, s.update_time
       FROM unnest($1::uuid[], $2::uuid[])
            WITH ORDINALITY AS asked (user_id, session_id, position)
-      LEFT JOIN live_sessions s
-        ON s.user_id = asked.user_id AND s.session_id = asked.session_id
+      LEFT JOIN LATERAL (
+          SELECT live.user_id, live.username, live.create_time, live.update_time
+            FROM live_sessions live
+           WHERE live.user_id = asked.user_id AND live.session_id = asked.session_id LIMIT 1
+      ) AS s ON true
      ORDER BY asked.position
 """
 
