@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import sys
@@ -106,7 +107,7 @@ def _welcome(directory: Path, ports: Ports) -> str:
     buf = str(beside if beside.exists() else shutil.which("buf") or "buf")
     if beside.is_relative_to(Path.cwd()):
         buf = str(beside.relative_to(Path.cwd()))
-    call = f"{buf} curl --protocol grpc --http2-prior-knowledge"
+    call = f"{shlex.quote(buf)} curl --protocol grpc --http2-prior-knowledge"
     bearer = '-H "authorization: Bearer $TOKEN"'
     pick = """sed -n 's/.*"accessToken": "\\(.*\\)",/\\1/p'"""
     url = f"http://127.0.0.1:{ports.grpc}"

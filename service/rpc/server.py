@@ -42,7 +42,8 @@ class Transport:
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
             ("grpc.max_metadata_size", limits.METADATA_BYTES),
-            ("grpc.absolute_max_metadata_size", 2 * limits.METADATA_BYTES),
+            # The same: between a soft and a hard limit grpc refuses by chance.
+            ("grpc.absolute_max_metadata_size", limits.METADATA_BYTES),
             ("grpc.max_concurrent_streams", self.max_concurrent_streams),
             # Lets a plain L4 balancer spread connections over new processes; grpc adds jitter.
             ("grpc.max_connection_age_ms", self.max_connection_age * 1000),

@@ -24,8 +24,9 @@ log = logging.getLogger("sixfold.database")
 # before an index was rebuilt, by itself.
 IDLE_SECONDS: Final = 60.0
 # How long giving a connection back may wait for Postgres to confirm a cancelled statement; after it
-# the connection is thrown away (asyncpg issue 431: without a bound it can hang for ever).
-RELEASE_SECONDS: Final = 2.0
+# the connection is thrown away (asyncpg issue 431: without a bound it can hang for ever). Several
+# such waits come one after another when a process stops before a frozen server, within two seconds.
+RELEASE_SECONDS: Final = 0.5
 
 WRITABLE: Final = SessionAttribute.read_write
 
@@ -39,7 +40,10 @@ _AWAY: Final = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
+    asyncpg.ObjectNotInPrerequisiteStateError,  # a database that takes no connections
     asyncpg.TargetServerAttributeNotMatched,
+    # "cannot switch to state …": the server's goodbye was read, its end of the connection not yet.
+    asyncpg.InternalClientError,
 )
 
 
