@@ -176,7 +176,7 @@ def _settings() -> "Settings":
 
 def _run(work: Coroutine[Any, Any, T], settings: "Settings") -> T:
     """Run a command's coroutine, its failures as one line each and an exit code."""
-    from service.domain.errors import DatabaseUnavailable, DomainError
+    from service.domain.errors import DatabaseUnavailable, DomainError, NotReady
     from service.domain.keys import MasterKeyMismatch
     from service.process import new_loop
     from service.telemetry import logs
@@ -187,6 +187,8 @@ def _run(work: Coroutine[Any, Any, T], settings: "Settings") -> T:
             return runner.run(work)
     except DatabaseUnavailable as error:
         _fail(UNAVAILABLE, str(error))
+    except NotReady:
+        _fail(1, "the schema is behind: run `sixfold migrate up`")
     except DomainError as error:
         _fail(1, *([each.description for each in error.violations] or [str(error)]))
     except MasterKeyMismatch as error:
@@ -215,6 +217,8 @@ def _fail(code: int, *problems: str) -> NoReturn:
 
 def main() -> None:
     """The entry point of the `sixfold` command."""
+    # gRPC's C core writes to stderr past our log, also what we say ourselves, such as a taken port.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app()
 
 
