@@ -100,7 +100,7 @@ def keys_list(as_json: Json = False) -> None:
 @keys_app.command("rotate")
 def keys_rotate(
     now: Annotated[
-        bool, typer.Option("--now", help="Sign with it at once: only when the old key has leaked.")
+        bool, typer.Option("--now", help="The old key has leaked: refuse it, and all its tokens.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -44,10 +44,10 @@ async def keys_list(settings: Settings) -> list[dict[str, Any]]:
 
 
 async def keys_rotate(settings: Settings, *, now: bool = False) -> dict[str, Any]:
-    """Publish a new key: {kid, sign_after}. `now` skips the time that verifiers need to see it."""
-    rotation = app.rotation(settings)
-    if now:
-        rotation = Rotation(timedelta(0), rotation.retain)
+    """Publish a new key: {kid, sign_after}. `now` is for a key that has leaked: the new one signs
+    at once, and what older ones signed is refused as soon as each process has read the keys.
+    """
+    rotation = Rotation(timedelta(0), timedelta(0)) if now else app.rotation(settings)
     kek = app.key_encryption_key(settings)
     async with app.database(settings) as pool:
         await signing_keys.load(
@@ -70,7 +70,7 @@ async def user_create(settings: Settings, username: str, password: str) -> dict[
     password_hash = passwords.hash_password(policy, prepared, secrets.token_bytes(16))
     user_id = ids.uuid7(app.utc_now(), secrets.token_bytes(10))
     async with app.database(settings) as pool:
-        user, _ = await users.create(pool, user_id, name, password_hash, None)
+        user = await users.create(pool, user_id, name, password_hash, None)
     return {"user_id": str(user.user_id), "username": user.username}
 
 

@@ -6,18 +6,23 @@ import json
 import logging
 import os
 import pty
+import select
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.telemetry import logs
+from service.telemetry import lines, logs
 from service.telemetry.metrics import CODES, Metrics
 
 LOGIN = "sixfold.auth.v1.AuthService/Login"
@@ -54,6 +59,57 @@ def configured(level: str = "info", shape: str = "json") -> io.StringIO:
 
 def written(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+@contextmanager
+def pipe() -> Iterator[tuple[TextIO, TextIO]]:
+    """A pipe's two ends. Flushed before it closes, or late lines would go to its successor."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as read, os.fdopen(writer, "w") as write:
+        yield read, write
+        assert lines.flush(5)
+
+
+LONG = 100_000  # more than a pipe holds: whoever writes it waits for the reader
+
+
+def filled(reader: TextIO, write: Callable[[], None]) -> tuple[int, float]:
+    """With nobody reading, write lines of LONG bytes, twice what may wait: how many, and the
+    seconds of the slowest.
+    """
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        write()
+        return time.perf_counter() - start
+
+    took = [seconds()]
+    select.select([reader], [], [], 5)  # now the thread has one line, and waits
+    took += [seconds() for _ in range(2 * lines.BOUND // LONG)]
+    return len(took), max(took)
+
+
+def numbered(write: lines.Write, name: str, count: int) -> Callable[[], None]:
+    def run() -> None:
+        for n in range(count):
+            write(f"{name} {n} {'.' * (n % 500)}\n".encode())
+
+    return run
+
+
+async def ran(code: str, *, stdout: int | None = None) -> tuple[int | None, bytes, bytes]:
+    """Run Python code in a process of its own: exit code, stdout, stderr."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code),
+        stdout=asyncio.subprocess.PIPE if stdout is None else stdout,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, errors = await asyncio.wait_for(child.communicate(), 20)
+    finally:
+        if child.returncode is None:
+            child.kill()
+    return child.returncode, out or b"", errors
 
 
 def test_a_log_line_is_a_json_object_with_time_severity_logger_message_and_extras() -> None:
@@ -135,6 +191,7 @@ def test_auto_is_text_on_a_terminal_and_json_elsewhere() -> None:
     with os.fdopen(leader, "rb", buffering=0) as screen, os.fdopen(follower, "w") as terminal:
         logs.AccessLog(terminal)(**CALL)
         assert b"call method=" in screen.read(4096)
+        assert lines.flush(5)
     stream = io.StringIO()
 
     logs.AccessLog(stream)(**CALL)
@@ -164,16 +221,16 @@ def test_our_own_failures_are_errors_and_the_callers_are_not() -> None:
 
 @pytest.mark.parametrize("shape", ["json", "text"])
 def test_a_broken_standard_output_fails_no_call(shape: str) -> None:
-    reader, writer = os.pipe()
-    with os.fdopen(writer, "w") as stream:
+    with pipe() as (reader, stream):
         access = logs.AccessLog(stream, shape)
         logs.configure("info", shape, stream)
-        os.close(reader)
+        reader.close()
 
         for _ in range(3):
             access(**CALL)
             logging.getLogger("x").error("nobody reads this")
             logs.security_event("authn_login_success", user_id="u-1")
+            assert lines.flush(5)
 
 
 def test_a_closed_stream_fails_no_call() -> None:
@@ -185,13 +242,148 @@ def test_a_closed_stream_fails_no_call() -> None:
 
 
 def test_lines_longer_than_a_pipe_arrive_whole() -> None:
-    reader, writer = os.pipe()
-    with os.fdopen(reader) as lines, os.fdopen(writer, "w") as stream:
+    with pipe() as (reader, stream):
         access = logs.AccessLog(stream, "json")
         for _ in range(3):
-            access(**CALL | {"peer": "p" * 20_000})
+            access(**CALL | {"peer": "p" * LONG})
 
-        assert [len(json.loads(lines.readline())["peer"]) for _ in range(3)] == [20_000] * 3
+        assert [len(json.loads(reader.readline())["peer"]) for _ in range(3)] == [LONG] * 3
+
+
+def test_a_reader_that_stops_stops_nobody_and_hears_what_was_dropped() -> None:
+    with pipe() as (reader, stream):
+        write = lines.line_writer(stream, lambda dropped: b"%d dropped\n" % dropped)
+        line = "x" * (LONG - 1) + "\n"
+
+        count, slowest = filled(reader, lambda: write(line.encode()))
+        stuck = not lines.flush(0.01)
+        kept = 0
+        while (heard := reader.readline()) == line:
+            kept += 1
+        write(b"after\n")
+
+        assert stuck
+        assert slowest < 1
+        assert kept == 2 + lines.BOUND // LONG  # one on its way, and those up to the bound
+        assert heard == f"{count - kept} dropped\n"
+        assert reader.readline() == "after\n"
+
+
+def test_a_gap_is_told_in_the_format_of_the_log() -> None:
+    with pipe() as (reader, stream):
+        access = logs.AccessLog(stream, "json")
+        count, _ = filled(reader, lambda: access(**CALL | {"peer": "p" * LONG}))
+
+        calls = 0
+        while (found := json.loads(reader.readline()))["event"] == "call":
+            calls += 1
+
+        assert (found["event"], found["severity"]) == ("log_lines_dropped", "WARNING")
+        assert found["dropped"] == count - calls > 0
+
+
+def test_a_reader_who_left_and_comes_back_hears_what_was_dropped(tmp_path: Path) -> None:
+    os.mkfifo(fifo := tmp_path / "fifo")
+    first = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    with fifo.open("w") as stream:
+        write = lines.line_writer(stream, lambda dropped: b"%d dropped\n" % dropped)
+        os.close(first)
+        write(b"to nobody\n")
+        assert lines.flush(5)
+
+        with fifo.open() as second:
+            write(b"after\n")
+            assert lines.flush(5)
+            assert [second.readline(), second.readline()] == ["1 dropped\n", "after\n"]
+
+
+def test_lines_of_two_threads_are_whole_and_each_threads_in_order() -> None:
+    with pipe() as (reader, stream):
+        write = lines.line_writer(stream, str)  # type: ignore[arg-type]
+        names, count = ("a", "b"), 5_000
+        threads = [threading.Thread(target=numbered(write, name, count)) for name in names]
+        for thread in threads:
+            thread.start()
+
+        found = [reader.readline() for _ in range(len(names) * count)]
+
+    for name in names:
+        mine = [line for line in found if line.startswith(name)]
+        assert mine == [f"{name} {n} {'.' * (n % 500)}\n" for n in range(count)]
+
+
+def test_a_pipe_somebody_made_non_blocking_loses_nothing() -> None:
+    with pipe() as (reader, stream):
+        os.set_blocking(stream.fileno(), False)
+        write = lines.line_writer(stream, str)  # type: ignore[arg-type]
+        numbered(write, "a", 2_000)()
+
+        assert [reader.readline().split()[1] for _ in range(2_000)] == [*map(str, range(2_000))]
+
+
+def test_standard_logging_and_access_lines_share_one_order() -> None:
+    with pipe() as (reader, stream):
+        logs.configure("info", "json", stream)
+        access = logs.AccessLog(stream, "json")
+        for n in range(100):
+            access(**CALL | {"request_id": n})
+            logging.getLogger("x").info("%d", n)
+
+        found = [json.loads(reader.readline()) for _ in range(200)]
+
+    seen = [str(line.get("request_id", line.get("message"))) for line in found]
+    assert seen == [str(n) for n in range(100) for _ in range(2)]
+
+
+LOGGING = f"""
+import atexit, logging, os, sys, threading
+from service.telemetry import lines, logs
+logs.configure("info", "json", sys.stdout)
+access = logs.AccessLog(sys.stdout, "json")
+call = {CALL!r}
+"""
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(0)", "raise SystemExit"])
+async def test_every_line_of_a_process_that_ends_arrives(end: str) -> None:
+    late = "atexit.register(logging.info, 'at exit')"
+    deleted = "class Last:\n def __del__(self, info=logging.info): info('last')\nlast = Last()"
+    code = f"{LOGGING}\n{late}\n{deleted}\n[access(**call) for _ in range(5000)]\n{end}"
+
+    status, out, errors = await ran(code)
+
+    *calls, at_exit, last = [json.loads(line) for line in out.splitlines()]
+    assert (status, errors, len(calls)) == (0, b"", 5000)
+    assert (at_exit["message"], last["message"]) == ("at exit", "last")
+
+
+async def test_a_process_that_nobody_reads_ends_in_bounded_time() -> None:
+    reader, writer = os.pipe()
+    start = time.monotonic()
+
+    status, _, errors = await ran(
+        f"{LOGGING}\n[access(**call) for _ in range(5000)]", stdout=writer
+    )
+
+    os.close(reader)
+    os.close(writer)
+    assert (status, errors) == (0, b"")
+    assert time.monotonic() - start < lines.EXIT_SECONDS + 5
+
+
+async def test_a_forked_child_has_a_thread_of_its_own_and_none_of_its_parents_lines() -> None:
+    fork = """
+access(**call)
+if child := os.fork():
+    access(**call)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+access(**call | {"peer": "child"})
+"""
+    status, out, errors = await ran(LOGGING + fork)
+
+    peers = [json.loads(line)["peer"] for line in out.splitlines()]
+    assert (status, errors) == (0, b"")
+    assert sorted(peers) == ["child", CALL["peer"], CALL["peer"]]
 
 
 async def test_a_process_whose_reader_left_ends_cleanly() -> None:
@@ -296,6 +488,21 @@ def test_security_events_are_logged_at_every_level(name: logs.SecurityEvent) -> 
     [line] = written(stream)
     assert (line["event"], line["message"]) == (name, name)
     assert (line["user_id"], line["request_id"]) == ("u-1", "r-1")
+
+
+def test_a_security_event_says_whose_call_it_was() -> None:
+    stream = configured()
+
+    def served() -> None:
+        logs.bind("r-1", "ipv4:10.0.0.7:51234")
+        logs.security_event("authn_login_fail", user="ann")
+
+    copy_context().run(served)
+    logs.security_event("authn_login_fail", user="ann")
+
+    bound, unbound = written(stream)
+    assert (bound["request_id"], bound["peer"]) == ("r-1", "ipv4:10.0.0.7:51234")
+    assert unbound.keys().isdisjoint({"request_id", "peer"})
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

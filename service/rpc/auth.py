@@ -9,27 +9,27 @@ from google.protobuf.duration_pb2 import Duration
 from sixfold.auth.v1 import auth_pb2 as pb
 from sixfold.auth.v1 import auth_pb2_grpc
 
-from service.domain import ids, keys, passwords, refresh, tokens, usernames
+from service.domain import ids, keys, refresh, tokens, usernames
 from service.domain.errors import (
     BadCredentials,
     InvalidArgument,
-    RateLimited,
     RefreshTokenReused,
     RequestIdReused,
     SignUpDisabled,
     UserNotFound,
 )
+from service.domain.keys import SigningKey
 from service.domain.passwords import PasswordPolicy
 from service.domain.refresh import RefreshToken
 from service.domain.tokens import TokenPolicy
 from service.rpc import caller, convert
 from service.rpc.hashing import HashPool
+from service.rpc.password_desk import PasswordDesk
 from service.rpc.policy import ALL_SCOPES
 from service.store import sessions, users
 from service.store.db import Database
 from service.store.keyring import Keyring
 from service.store.sessions import Lifetimes, Session
-from service.store.users import Credentials
 from service.telemetry.logs import security_event
 
 DEFAULT_CLIENT_ID = "default"
@@ -64,7 +64,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
     ) -> None:
         self._db = db
         self._keyring = keyring
-        self._hashing = hashing
+        self._desk = PasswordDesk(hashing, policy.passwords, now=now, entropy=entropy)
         self._policy = policy
         self._now = now
         self._entropy = entropy
@@ -75,13 +75,18 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         if not self._policy.sign_up:
             raise SignUpDisabled
         username = usernames.canonical(request.username)
-        fresh = await self._fresh_hash(request.password, username=username, field="password")
+        self._desk.check(request.password, username=username, field="password")
         user_id = ids.uuid7(self._now(), self._entropy(10))
-        user, stored = await users.create(
-            self._db, user_id, username, fresh, convert.uuid(request.request_id)
-        )
-        if user.user_id != user_id and not await self._matches(stored, request.password):
-            raise RequestIdReused
+        with self._desk.place():
+            user = await users.create(
+                self._db,
+                user_id,
+                username,
+                await self._desk.hashed(request.password),
+                convert.uuid(request.request_id),
+            )
+            if user.user_id != user_id:
+                await self._require_same(username, request.password)
         security_event("user_created", user_id=str(user.user_id))
         return pb.CreateUserResponse(user=convert.user(user))
 
@@ -92,8 +97,11 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
             # Nobody's, by a space no name has: refused below like any other unknown name, as slowly
             # and as often. A NUL is what Postgres cannot take.
             username = " " + request.username.replace("\0", " ")
-        found = await users.login_credentials(self._db, username)
-        stored = await self._require_password(found, request.password)
+        signer = self._keyring.current.signer(self._now())
+        with self._desk.place():
+            found = await users.login_credentials(self._db, username)
+            await self._desk.prove(found, request.password)
+            rehash = await self._desk.rehashed(found.password_hash, request.password)
         if found.user is None:
             raise BadCredentials
         session_id = ids.uuid7(self._now(), self._entropy(10))
@@ -106,14 +114,18 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
             client_id=request.client_id or DEFAULT_CLIENT_ID,
             scopes=tuple(request.scopes) or ALL_SCOPES,
             lifetimes=self._policy.lifetimes,
-            rehash=await self._rehash(stored, request.password),
+            rehash=rehash,
         )
         security_event("authn_login_success", user_id=str(found.user.user_id))
-        return pb.LoginResponse(tokens=self._tokens(session, token), user=convert.user(found.user))
+        return pb.LoginResponse(
+            tokens=self._tokens(signer, session, token), user=convert.user(found.user)
+        )
 
     async def RefreshTokens(
         self, request: pb.RefreshTokensRequest, _: Any = None
     ) -> pb.RefreshTokensResponse:
+        # Before anything is spent: without a key there would be nothing to answer with.
+        signer = self._keyring.current.signer(self._now())
         presented = refresh.parse(self._policy.tag_key, request.refresh_token)
         try:
             session, successor = await sessions.rotate(
@@ -127,7 +139,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         except RefreshTokenReused:
             security_event("authn_token_reuse", user_id=str(presented.user_id))
             raise
-        return pb.RefreshTokensResponse(tokens=self._tokens(session, successor))
+        return pb.RefreshTokensResponse(tokens=self._tokens(signer, session, successor))
 
     async def Logout(self, request: pb.LogoutRequest, _: Any = None) -> pb.LogoutResponse:
         me = caller.get()
@@ -145,18 +157,17 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         self, request: pb.ChangePasswordRequest, _: Any = None
     ) -> pb.ChangePasswordResponse:
         me = caller.get()
-        found = await users.caller_credentials(self._db, me)
-        await self._require_password(found, request.current_password)
-        username = found.user.username if found.user else ""
-        fresh = await self._fresh_hash(
-            request.new_password, username=username, field="new_password"
-        )
+        self._desk.check(request.new_password, username="", field="new_password")
+        with self._desk.place():
+            found = await users.caller_credentials(self._db, me)
+            if await self._desk.prove(found, request.current_password, request.new_password):
+                return pb.ChangePasswordResponse()  # a retry: the new password is in use already
+            username = found.user.username if found.user else ""
+            self._desk.check(request.new_password, username=username, field="new_password")
+            fresh = await self._desk.hashed(request.new_password)
+        keep = request.keep_other_sessions
         await users.change_password(
-            self._db,
-            me,
-            found.session_epoch,
-            fresh,
-            keep_other_sessions=request.keep_other_sessions,
+            self._db, me, found.session_epoch, fresh, keep_other_sessions=keep
         )
         security_event("authn_password_change", user_id=str(me.user_id))
         return pb.ChangePasswordResponse()
@@ -172,48 +183,23 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
             max_age=max_age,
         )
 
-    async def _require_password(self, found: Credentials, password: str) -> str:
-        """The stored hash, once `password` has proved to match it.
-
-        Raises RateLimited before any work, BadCredentials after as much work for an unknown user,
-        whose decoy nothing matches, as for a wrong password: time tells nobody who has an account.
+    async def _require_same(self, username: str, password: str) -> None:
+        """That a repeated CreateUser asks for what the first one did. Through the guard, since it
+        tells whether a password is right. Raises RequestIdReused, RateLimited.
         """
-        who = str(found.user.user_id) if found.user else None
-        if found.wait_until is not None:
-            security_event("authn_login_lock", user_id=who)
-            raise RateLimited(max(found.wait_until - self._now(), timedelta(seconds=1)))
-        stored = found.password_hash or passwords.decoy(self._policy.passwords)
-        if not await self._matches(stored, password):
-            security_event("authn_login_fail", user_id=who)
-            raise BadCredentials
-        return stored
+        found = await users.login_credentials(self._db, username)
+        try:
+            await self._desk.prove(found, password)
+        except BadCredentials as error:
+            raise RequestIdReused from error
 
-    async def _matches(self, stored: str, password: str) -> bool:
-        return await self._hashing.run(
-            passwords.verify_password, stored, passwords.prepare(password)
-        )
-
-    async def _fresh_hash(self, password: str, *, username: str, field: str) -> str:
-        passwords.check(self._policy.passwords, password, username=username, field=field)
-        return await self._hash(password)
-
-    async def _rehash(self, stored: str, password: str) -> tuple[str, str] | None:
-        """(old, new) when the stored hash was made with other parameters than today's."""
-        if not passwords.needs_rehash(self._policy.passwords, stored):
-            return None
-        return stored, await self._hash(password)
-
-    async def _hash(self, password: str) -> str:
-        prepared = passwords.prepare(password)
-        return await self._hashing.run(
-            passwords.hash_password, self._policy.passwords, prepared, self._entropy(16)
-        )
-
-    def _tokens(self, session: Session, refresh_token: RefreshToken) -> pb.Tokens:
+    def _tokens(
+        self, signer: SigningKey, session: Session, refresh_token: RefreshToken
+    ) -> pb.Tokens:
         now = self._now()
         access_token, expire_time = tokens.mint(
             self._policy.tokens,
-            self._keyring.current.signer(now),
+            signer,
             user_id=session.user_id,
             session_id=session.session_id,
             client_id=session.client_id,

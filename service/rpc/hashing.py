@@ -6,9 +6,9 @@ whose end is OVERLOADED at once instead of a timeout later. A caller that has go
 
 import asyncio
 import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from service.domain.errors import Overloaded
@@ -25,26 +25,29 @@ class HashPool:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="sixfold-hash")
         self._places = threads + queue
         self._taken = 0
-        self._lock = threading.Lock()
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Have a place, for as many hashes in turn as one call needs. Raises Overloaded when all
+        are taken.
+        """
+        if self._taken >= self._places:
+            raise Overloaded
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work` on a thread. Raises Overloaded when all places are taken."""
-        with self._lock:
-            if self._taken >= self._places:
-                raise Overloaded
-            self._taken += 1
+        """Run `work` on a thread. The caller has a place; one that leaves leaves the queue, too."""
         future = self._executor.submit(work, *args, **kwargs)
-        future.add_done_callback(self._leave)
         return await asyncio.wrap_future(future)
 
     def length(self) -> int:
-        """Hashes running and waiting, for the gauge."""
+        """Places taken, for the gauge."""
         return self._taken
 
     def close(self) -> None:
         """Drop what waits; what runs ends by itself within milliseconds."""
         self._executor.shutdown(wait=False, cancel_futures=True)
-
-    def _leave(self, _: Future[T]) -> None:
-        with self._lock:
-            self._taken -= 1

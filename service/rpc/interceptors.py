@@ -36,7 +36,7 @@ from service.domain.tokens import TokenPolicy
 from service.rpc import caller, failure, policy
 from service.rpc.verified import VerifiedTokens
 from service.store.keyring import Keyring
-from service.telemetry.logs import AccessLog, security_event
+from service.telemetry.logs import AccessLog, bind, security_event
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger("sixfold.rpc")
@@ -75,6 +75,7 @@ def metrics(measures: Metrics, access_log: AccessLog) -> Layer:
     def layer(method: str, inner: Handler) -> Handler:
         async def measured(request: Any, call: Call) -> bytes | None:
             start = time.perf_counter()
+            bind(call.request_id, call.peer)
             measures.started(method)
             try:
                 return await inner(request, call)

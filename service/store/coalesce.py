@@ -56,7 +56,7 @@ class Coalesced(Generic[Question, Answer]):
                 return (await self._load([question]))[0]
             finally:
                 self._pass_on()
-        if len(self._waiting) >= QUEUE:
+        if len(self._waiting) >= QUEUE and not self._forget_those_who_left():
             raise Overloaded
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, future))
@@ -71,8 +71,33 @@ class Coalesced(Generic[Question, Answer]):
             task = asyncio.ensure_future(self._answer(batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            self._end_with_its_callers(task, [future for _, future in batch])
         else:
             self._running -= 1
+
+    def _end_with_its_callers(
+        self, task: asyncio.Task[None], futures: list[asyncio.Future[Answer]]
+    ) -> None:
+        """Cancel a statement nobody waits for any more. Its callers' deadlines are its deadline, or
+        one that Postgres never answers would hold its place for ever.
+        """
+        left = len(futures)
+
+        def gone(_: asyncio.Future[Answer]) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                task.cancel()
+
+        for future in futures:
+            future.add_done_callback(gone)
+
+    def _forget_those_who_left(self) -> bool:
+        """Whether that made room."""
+        waiting = [asked for asked in self._waiting if not asked[1].done()]
+        made_room = len(waiting) < len(self._waiting)
+        self._waiting = deque(waiting)
+        return made_room
 
     def _next_batch(self) -> list[tuple[Question, asyncio.Future[Answer]]]:
         batch: list[tuple[Question, asyncio.Future[Answer]]] = []

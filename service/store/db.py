@@ -17,6 +17,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from service.domain.errors import DatabaseUnavailable, DeadlineExceeded, NotReady, Overloaded
 from service.store.coalesce import Coalesced
+from service.store.lanes import Lanes
 
 log = logging.getLogger("sixfold.database")
 
@@ -55,15 +56,23 @@ _BEHIND: Final = (
 )
 
 
+class Connection(asyncpg.Connection):
+    """A connection that knows whether its last caller left in the middle."""
+
+    interrupted = False
+
+    def interrupt(self) -> None:
+        """Have the connection tidied before its next use."""
+        self.interrupted = True
+
+
 class Database:
     """What store functions take as `db`. Use `connected` to get one."""
 
-    def __init__(
-        self, pool: asyncpg.Pool, *, acquire_seconds: float, interrupted: set[int]
-    ) -> None:
+    def __init__(self, pool: asyncpg.Pool, *, acquire_seconds: float) -> None:
         self._pool = pool
         self._acquire_seconds = acquire_seconds
-        self._interrupted = interrupted
+        self.lanes = Lanes()
         self._shared: dict[str, Coalesced[tuple[object, ...], asyncpg.Record]] = {}
 
     async def shared(self, sql: str, *args: object) -> asyncpg.Record:
@@ -95,10 +104,14 @@ class Database:
             return cast(list[asyncpg.Record], await self._run("fetch", sql, args))
 
     async def write(self, sql: str, *args: object) -> asyncpg.Record | None:
-        """The first row of a write. Never tried again here: it may have been committed, and only
-        the caller's request_id can tell.
+        """The first row of a write. Not tried again when its connection is lost: it may have been
+        committed, and only the caller's request_id can tell. What Postgres itself has undone to end
+        a deadlock is tried once more.
         """
-        return cast(asyncpg.Record | None, await self._run("fetchrow", sql, args))
+        try:
+            return cast(asyncpg.Record | None, await self._run("fetchrow", sql, args))
+        except asyncpg.TransactionRollbackError:
+            return cast(asyncpg.Record | None, await self._run("fetchrow", sql, args))
 
     def connections(self) -> tuple[int, int]:
         """(idle, in use), for the gauges."""
@@ -111,8 +124,7 @@ class Database:
             try:
                 return await getattr(connection, fetch)(sql, *args)
             except asyncio.CancelledError:
-                if not connection.is_closed():
-                    self._interrupted.add(connection.get_server_pid())
+                cast(Any, connection).interrupt()  # the proxy passes it on to the Connection
                 raise
             finally:
                 await self._pool.release(connection, timeout=RELEASE_SECONDS)
@@ -182,6 +194,8 @@ async def connected(
     """
     settings = {"application_name": "sixfold"}
     if not pooler:
+        # Every statement here is written for it; a database may have another default.
+        settings["default_transaction_isolation"] = "read committed"
         # The backstop behind the call's own deadline, for statements whose cancel got lost.
         settings["statement_timeout"] = str(int(statement_timeout.total_seconds() * 1000))
         settings["idle_in_transaction_session_timeout"] = "10000"
@@ -190,17 +204,14 @@ async def connected(
         if on_query:
             connection.add_query_logger(on_query)
 
-    interrupted: set[int] = set()  # by the process that serves the connection
-
-    async def tidy(connection: asyncpg.Connection) -> None:
+    async def tidy(connection: Connection) -> None:
         """Our statements leave nothing behind, and asyncpg's own reset is a round trip a call. But
         one whose caller left between Parse and Execute keeps its locks until Postgres hears more;
         any simple query ends that.
         """
-        pid = connection.get_server_pid()
-        if pid in interrupted:
+        if connection.interrupted:
             await connection.execute("SELECT 1")
-            interrupted.discard(pid)
+            connection.interrupted = False
 
     pool = asyncpg.create_pool(
         url,
@@ -211,12 +222,13 @@ async def connected(
         target_session_attrs=WRITABLE,
         timeout=acquire_seconds,
         init=prepare,
-        reset=tidy,
+        reset=cast(Any, tidy),
+        connection_class=Connection,
         server_settings=settings,
     )
     await pool
     try:
-        yield Database(pool, acquire_seconds=acquire_seconds, interrupted=interrupted)
+        yield Database(pool, acquire_seconds=acquire_seconds)
     finally:
         try:
             await asyncio.wait_for(pool.close(), timeout=5)

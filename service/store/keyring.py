@@ -62,6 +62,9 @@ class Keyring:
                 await self.refresh()
             except UNREADABLE as error:
                 log.warning("keys not refreshed; the last good set stays: %s", type(error).__name__)
+            except Exception:
+                # A task that ends of an error ends unseen, and the keys would grow old.
+                log.exception("keys not refreshed; the last good set stays")
 
 
 def _dates(keys: KeySet) -> list[tuple[object, ...]]:

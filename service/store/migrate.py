@@ -103,7 +103,6 @@ def known(directory: Traversable = MIGRATIONS) -> list[MigrationFile]:
 
 
 _KNOWN: Final = known()
-REQUIRED_VERSION: Final = _KNOWN[-1].version if _KNOWN else ""
 PRE_VERSIONS: Final = tuple(file.version for file in _KNOWN if file.phase == "pre")
 
 

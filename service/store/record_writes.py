@@ -194,6 +194,15 @@ DELETE: Final = """
            AND ($7::bigint = 0 OR r.revision = $7)
            AND (r.expire_time IS NULL OR r.expire_time > now())
         RETURNING head.revision, r.create_time, head.write_time AS update_time
+    ), outcome AS (
+        SELECT revision, create_time, update_time FROM deleted
+        UNION ALL
+        -- That there was nothing to delete is an answer too, for a retry to get again.
+        SELECT 0, write_time, write_time FROM head
+         WHERE $8 AND NOT EXISTS (SELECT FROM deleted)
+           AND NOT EXISTS (SELECT FROM records r
+                            WHERE r.user_id = $1 AND r.collection = $5 AND r.key = $6
+                              AND (r.expire_time IS NULL OR r.expire_time > now()))
     ), counted AS (
         UPDATE user_counters c
            SET revision = deleted.revision, record_count = c.record_count - 1
@@ -201,25 +210,35 @@ DELETE: Final = """
     ), remembered AS (
         INSERT INTO write_requests (user_id, request_id, request_hash, revision, create_time,
                                     update_time)
-        SELECT $1, $3, $4, revision, create_time, update_time FROM deleted WHERE $3 IS NOT NULL
+        SELECT $1, $3, $4, revision, create_time, update_time FROM outcome WHERE $3 IS NOT NULL
     )
-    SELECT seen.request_hash, coalesce(deleted.revision, seen.revision) AS revision,
-           coalesce(deleted.create_time, seen.create_time) AS create_time,
-           coalesce(deleted.update_time, seen.update_time) AS update_time
+    SELECT seen.request_hash, coalesce(outcome.revision, seen.revision) AS revision,
+           coalesce(outcome.create_time, seen.create_time) AS create_time,
+           coalesce(outcome.update_time, seen.update_time) AS update_time
       FROM session
       LEFT JOIN seen ON true
-      LEFT JOIN deleted ON true
+      LEFT JOIN outcome ON true
 """
 
 
-async def delete(
-    db: Database, caller: Caller, collection: str, key: str, if_revision: int, request: Request
-) -> Written:
-    """Delete a record, of any revision for `if_revision` 0. Raises SessionRevoked,
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """Which record is not to be, of any revision for `if_revision` 0."""
+
+    collection: str
+    key: str
+    if_revision: int = 0
+    allow_missing: bool = False
+
+
+async def delete(db: Database, caller: Caller, deletion: Deletion, request: Request) -> Written:
+    """Delete a record; revision 0 when there was none and that is allowed. Raises SessionRevoked,
     RequestIdReused, RecordNotFound, RevisionMismatch.
     """
+    collection, key, if_revision = deletion.collection, deletion.key, deletion.if_revision
     named = (request.request_id, request.request_hash, collection, key)
-    written = _answer(await _once(db, DELETE, caller, *named, if_revision), request)
+    row = await _once(db, DELETE, caller, *named, if_revision, deletion.allow_missing)
+    written = _answer(row, request)
     if written is not None:
         return written
     current = await _revision(db, caller, collection, key)
@@ -238,13 +257,14 @@ async def _once(
     Run again, it finds the first one's answer.
     """
     named = (caller.user_id, caller.session_id, request_id, *args)
-    try:
-        row = await db.write(sql, *named)
-    except asyncpg.UniqueViolationError:
+    async with db.lanes.enter(caller.user_id):
+        try:
+            row = await db.write(sql, *named)
+        except asyncpg.UniqueViolationError:
+            return await db.write(sql, *named)
+        if request_id is None or row is None or row["revision"] is not None:
+            return row
         return await db.write(sql, *named)
-    if request_id is None or row is None or row["revision"] is not None:
-        return row
-    return await db.write(sql, *named)
 
 
 def _answer(row: asyncpg.Record | None, request: Request) -> Written | None:

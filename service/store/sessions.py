@@ -45,16 +45,18 @@ OPEN: Final = """
     ), rehashed AS (
         UPDATE users SET password_hash = $10 WHERE user_id = $1 AND password_hash = $9
     ), forgiven AS (
-        DELETE FROM login_throttles t USING users u
-         WHERE u.user_id = $1 AND t.bucket = login_bucket(u.username)
+        DELETE FROM login_throttles WHERE subject = $1
+    ), beyond AS (
+        SELECT session_id FROM sessions
+         WHERE user_id = $1 AND end_time IS NULL
+         -- Those that a changed password or their age has ended already go before any other.
+         ORDER BY epoch = $3 AND expire_time > now() DESC, create_time DESC OFFSET $11
     ), replaced AS (
+        -- Locked apart from being chosen: a lock beside OFFSET takes what it skips, too.
         UPDATE sessions SET end_time = now(), end_reason = 'replaced'
          WHERE user_id = $1 AND session_id IN (
-             SELECT session_id FROM sessions
-              WHERE user_id = $1 AND end_time IS NULL
-              -- Those that a changed password or their age has ended already go before any other.
-              ORDER BY epoch = $3 AND expire_time > now() DESC, create_time DESC OFFSET $11
-                FOR UPDATE SKIP LOCKED)
+             SELECT s.session_id FROM sessions s JOIN beyond USING (session_id)
+              WHERE s.user_id = $1 FOR UPDATE OF s SKIP LOCKED)
     )
     SELECT idle_expire_time FROM opened
 """

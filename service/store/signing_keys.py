@@ -53,7 +53,7 @@ PUBLISH: Final = """
                     THEN now() + $3::interval ELSE now() END AS sign_after
     ), outgoing AS (
         UPDATE signing_keys SET expire_time = time.sign_after + $4::interval
-          FROM time WHERE expire_time IS NULL
+          FROM time WHERE expire_time IS NULL OR expire_time > time.sign_after + $4::interval
     )
     INSERT INTO signing_keys (kid, sealed_key, sign_after)
     SELECT $1, $2, sign_after FROM time

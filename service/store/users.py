@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 
 from service.domain import limits
-from service.domain.errors import SessionRevoked, UsernameTaken
+from service.domain.errors import RequestIdReused, SessionRevoked, UsernameTaken
 from service.domain.models import Caller, User
 from service.store.db import Database
 
@@ -32,30 +32,34 @@ CREATE: Final = """
         -- Only a retry of the same request meets its own row; for all others no row comes back.
         ON CONFLICT (username) DO UPDATE SET username = u.username
          WHERE u.create_request_id = $4
-        RETURNING user_id, username, create_time, update_time, password_hash
+        RETURNING user_id, username, create_time, update_time
     ), counted AS (
         INSERT INTO user_counters (user_id) SELECT user_id FROM made WHERE user_id = $1
     )
-    SELECT user_id, username, create_time, update_time, password_hash FROM made
+    SELECT user_id, username, create_time, update_time FROM made
 """
 
 
 async def create(
     db: Database, user_id: UUID, username: str, password_hash: str, request_id: UUID | None
-) -> tuple[User, str]:
-    """Make a user, or find the one an earlier try with this request_id made; then the stored hash
-    is not `password_hash`, and the caller compares. Raises UsernameTaken.
+) -> User:
+    """Make a user, or find the one an earlier try with this request_id made, which has another id;
+    then the caller compares passwords. Raises UsernameTaken, and RequestIdReused when that try was
+    for another name.
     """
-    row = await db.write(CREATE, user_id, username, password_hash, request_id)
+    try:
+        row = await db.write(CREATE, user_id, username, password_hash, request_id)
+    except asyncpg.UniqueViolationError as error:
+        raise RequestIdReused from error
     if row is None:
         raise UsernameTaken
-    return _user(row), row["password_hash"]
+    return _user(row)
 
 
 LOGIN_CREDENTIALS: Final = """
     SELECT guard.wait_until,
            u.user_id, u.username, u.create_time, u.update_time, u.password_hash, u.session_epoch
-      FROM take_login_attempt($1, $2, $3) AS guard (wait_until)
+      FROM take_login_attempt(login_subject($1), $2, $3) AS guard (wait_until)
       LEFT JOIN users u ON u.username = $1 AND u.disable_time IS NULL
 """
 
@@ -73,7 +77,7 @@ async def login_credentials(db: Database, username: str) -> Credentials:
 
 
 CALLER_CREDENTIALS: Final = """
-    SELECT take_login_attempt(s.username, $3, $4) AS wait_until,
+    SELECT take_login_attempt(s.session_id, $3, $4) AS wait_until,
            u.user_id, u.username, u.create_time, u.update_time, u.password_hash, u.session_epoch
       FROM live_sessions s
       JOIN users u ON u.user_id = s.user_id
@@ -82,7 +86,9 @@ CALLER_CREDENTIALS: Final = """
 
 
 async def caller_credentials(db: Database, caller: Caller) -> Credentials:
-    """Count an attempt for the caller's own name and load the caller. Raises SessionRevoked."""
+    """Count an attempt for the caller's session, where strangers who guess at the name cannot get
+    in its way, and load the caller. Raises SessionRevoked.
+    """
     row = await db.write(
         CALLER_CREDENTIALS,
         caller.user_id,
@@ -102,14 +108,14 @@ CHANGE_PASSWORD: Final = """
           FROM live_sessions s
          WHERE s.user_id = $1 AND s.session_id = $2
            AND u.user_id = s.user_id AND u.session_epoch = $3
-        RETURNING u.username, u.session_epoch
+        RETURNING u.session_epoch
     ), kept AS (
         UPDATE sessions s SET epoch = changed.session_epoch
           FROM changed
          WHERE s.user_id = $1 AND s.epoch = $3 AND (s.session_id = $2 OR $5)
            AND s.end_time IS NULL
     ), forgiven AS (
-        DELETE FROM login_throttles t USING changed WHERE t.bucket = login_bucket(changed.username)
+        DELETE FROM login_throttles t USING changed WHERE t.subject = $2
     )
     SELECT session_epoch FROM changed
 """

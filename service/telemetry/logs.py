@@ -5,15 +5,15 @@ Standard logging and orjson, because importing structlog alone costs 0.25 s of s
 
 import json
 import logging
-import os
-import threading
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
 import orjson
 
-Write = Callable[[bytes], None]
+from service.telemetry.lines import Say, Write, line_writer
+
 Render = Callable[[Mapping[str, object]], bytes]
 SecurityEvent = Literal[
     "authn_login_success",
@@ -43,6 +43,7 @@ SEVERITY: Final[Mapping[str, str]] = {
     **dict.fromkeys(("UNKNOWN", "INTERNAL", "DATA_LOSS"), "ERROR"),
     **dict.fromkeys(("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"), "WARNING"),
 }
+NOBODY: Final[Mapping[str, str]] = {}
 FOREIGN: Final = ("grpc", "asyncio", "uvicorn", "asyncpg")
 # uvicorn's color_message repeats the message with escape sequences.
 STANDARD: Final = {*logging.makeLogRecord({}).__dict__, "taskName", "fields", "color_message"}
@@ -56,7 +57,7 @@ OPTIONS: Final = (
 # JSON need not escape these, but some readers end a line, and terminals obey, at them.
 BREAKS: Final = {char: f"\\u{char:04x}" for char in (*range(0x80, 0xA0), 0x2028, 0x2029)}
 
-_lock = threading.RLock()
+_source: ContextVar[Mapping[str, str]] = ContextVar("source")
 _security = logging.getLogger("sixfold.security")
 
 
@@ -64,7 +65,8 @@ def configure(level: str, format: str, stream: TextIO) -> None:  # noqa: A002 - 
     """Send all logging of this process to `stream`. Replaces whatever was configured before."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
     root = logging.getLogger()
-    root.handlers = [LineHandler(line_writer(stream), renderer(format, stream))]
+    render = renderer(format, stream)
+    root.handlers = [LineHandler(line_writer(stream, _gap(render)), render)]
     root.setLevel(threshold)
     logging.captureWarnings(True)
     # Who logged in must be on record whatever level an operator finds quiet enough (ASVS 16.3.1).
@@ -76,10 +78,18 @@ def configure(level: str, format: str, stream: TextIO) -> None:  # noqa: A002 - 
         library.setLevel(max(threshold, logging.WARNING))
 
 
+def bind(request_id: str, peer: str) -> None:
+    """Say whose call this task serves, so that a guessing run can be tied to its source."""
+    _source.set({"request_id": request_id, "peer": peer})
+
+
 def security_event(name: SecurityEvent, **fields: object) -> None:
-    """Log what a security team watches for. Never pass a token, password, hash or e-mail."""
+    """Log what a security team watches for, and what is bound. Never pass a token, password, hash
+    or e-mail.
+    """
     level = SECURITY_EVENTS.get(name, logging.WARNING)
-    _security.log(level, name, extra={"fields": {"event": name, **fields}})
+    source = _source.get(NOBODY)
+    _security.log(level, name, extra={"fields": {"event": name, **source, **fields}})
 
 
 class AccessLog:
@@ -88,8 +98,8 @@ class AccessLog:
     __slots__ = ("_render", "_write")
 
     def __init__(self, stream: TextIO, format: str = "auto") -> None:  # noqa: A002 - as above
-        self._write = line_writer(stream)
         self._render = renderer(format, stream)
+        self._write = line_writer(stream, _gap(self._render))
 
     def __call__(
         self,
@@ -136,30 +146,6 @@ class LineHandler(logging.Handler):
         self._write(line)
 
 
-def line_writer(stream: TextIO) -> Write:
-    """Whole lines to `stream`, unbuffered. A reader who is gone costs lines, never a call."""
-    try:
-        stream.flush()
-        descriptor = stream.fileno()
-    except (OSError, ValueError):
-        descriptor = None  # in memory, as tests have it
-
-    # Straight to the descriptor: bytes left in Python's buffer by a broken pipe would be written
-    # again with every later line, and once more, fatally, when the interpreter exits.
-    def write(line: bytes) -> None:
-        try:
-            with _lock:
-                if descriptor is None:
-                    stream.write(line.decode())
-                    return
-                while line:
-                    line = line[os.write(descriptor, line) :]
-        except (OSError, ValueError):
-            pass
-
-    return write
-
-
 def renderer(format: str, stream: TextIO) -> Render:  # noqa: A002 - as above
     """Choose by "json", "text" or "auto", which is text on a terminal."""
     return as_text if format == "text" or (format == "auto" and stream.isatty()) else as_json
@@ -191,6 +177,17 @@ def as_text(fields: Mapping[str, object]) -> bytes:
     ]
     lines = [" ".join(parts), *(f"    | {_visible(line)}" for line in exception.splitlines())]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _gap(render: Render) -> Say:
+    """The line that stands where lines are missing."""
+
+    def say(dropped: int) -> bytes:
+        head = {"time": datetime.now(UTC), "severity": "WARNING", "event": "log_lines_dropped"}
+        message = "nobody read the log; lines are missing here"
+        return render({**head, "message": message, "dropped": dropped})
+
+    return say
 
 
 def _head(record: logging.LogRecord) -> dict[str, object]:

@@ -43,7 +43,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], type[errors.SixfoldError
     ("put", ("a", "b", sixfold.Json("{")), {}, errors.InvalidArgument, "INVALID_ARGUMENT"),
     ("put", ("a", "b", sixfold.Json("1e400")), {}, errors.InvalidArgument, "INVALID_ARGUMENT"),
     ("user_data", (), {"page_token": "junk"}, errors.InvalidArgument, "PAGE_TOKEN_INVALID"),
-    ("change_password", (WRONG, PASSWORD), {}, errors.Unauthenticated, "BAD_CREDENTIALS"),
+    ("change_password", (WRONG, PASSWORD + "!"), {}, errors.Unauthenticated, "BAD_CREDENTIALS"),
     ("login", ("nobody", WRONG), {}, errors.Unauthenticated, "BAD_CREDENTIALS"),
 ]
 

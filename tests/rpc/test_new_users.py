@@ -187,3 +187,25 @@ async def test_ten_users_at_once_cannot_share_a_name(api: Api) -> None:
     codes = await asyncio.gather(*(code(create(api, username=name)) for _ in range(10)))
 
     assert sorted(each.name for each in codes) == ["ALREADY_EXISTS"] * 9 + ["OK"]
+
+
+async def test_a_request_id_makes_one_user_whatever_the_name(api: Api) -> None:
+    request_id = str(uuid4())
+    await create(api, request_id=request_id)
+
+    why = await refused(create(api, request_id=request_id))
+
+    assert (why.code, why.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED")
+
+
+async def test_a_request_id_is_no_way_around_the_guard_of_passwords(api: Api) -> None:
+    name, request_id = f"name-{uuid4().hex[:12]}", str(uuid4())
+    await create(api, username=name, request_id=request_id)
+
+    reasons = []
+    for number in range(30):
+        guess = create(api, f"{PASSWORD} {number}", username=name, request_id=request_id)
+        reasons.append((await refused(guess)).reason)
+
+    assert reasons[:20] == ["REQUEST_ID_REUSED"] * 20
+    assert reasons[-1] == "RATE_LIMITED"

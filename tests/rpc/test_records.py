@@ -373,3 +373,19 @@ async def test_the_last_moment_there_is_can_be_kept(api: Api, ann: Person) -> No
     await put(api, ann, expire_time=last)
 
     assert (await get(api, ann)).record.expire_time == last
+
+
+async def test_that_there_was_nothing_to_delete_is_told_again(api: Api, ann: Person) -> None:
+    request_id = str(uuid4())
+    delete = pb.DeleteRecordRequest(
+        collection="c", key="k", allow_missing=True, request_id=request_id
+    )
+    first = await api.data.DeleteRecord(delete, metadata=ann.metadata)
+    put = pb.PutRecordRequest(collection="c", key="k", json="1")
+    await api.data.PutRecord(put, metadata=ann.metadata)
+
+    again = await api.data.DeleteRecord(delete, metadata=ann.metadata)
+
+    assert (first.revision, again.revision) == (0, 0)
+    get = pb.GetRecordRequest(collection="c", key="k")
+    assert (await api.data.GetRecord(get, metadata=ann.metadata)).record.json == "1"

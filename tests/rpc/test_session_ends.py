@@ -227,3 +227,14 @@ async def test_sessions_that_have_ended_do_not_count(
         True,
         True,
     ]
+
+
+async def test_a_password_change_can_be_repeated_when_its_answer_was_lost(
+    api: Api, ann: Person
+) -> None:
+    request = pb.ChangePasswordRequest(current_password=PASSWORD, new_password=PASSWORD + "!")
+    await api.auth.ChangePassword(request, metadata=ann.metadata)
+
+    await api.auth.ChangePassword(request, metadata=ann.metadata)
+
+    assert (await api.login(ann.username, PASSWORD + "!")).user_id == ann.user_id

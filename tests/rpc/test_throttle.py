@@ -13,7 +13,7 @@ from sixfold.data.v1 import data_pb2
 from service.domain import limits
 from tests.conftest import PASSWORD, Api, Person, execute, refused, serving
 from tests.rpc.conftest import QUIET
-from tests.rpc.wire import code, statements
+from tests.rpc.wire import code, connected, statements
 
 FREE = limits.LOGIN_FREE_ATTEMPTS
 LIMITED = (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
@@ -26,7 +26,7 @@ def guess(api: Api, username: str, password: str = "not the password") -> Any:
 
 
 def change(api: Api, ann: Person, current: str) -> Any:
-    request = pb.ChangePasswordRequest(current_password=current, new_password=PASSWORD)
+    request = pb.ChangePasswordRequest(current_password=current, new_password=PASSWORD + "!")
     return api.auth.ChangePassword(request, metadata=ann.metadata)
 
 
@@ -91,14 +91,48 @@ async def test_a_success_forgets_the_failures(api: Api, ann: Person) -> None:
         assert await code(guess(api, ann.username, PASSWORD)) is OK
 
 
-async def test_changing_a_password_is_no_way_around(api: Api, ann: Person) -> None:
+async def test_a_session_that_guesses_has_to_wait_and_its_user_has_not(
+    api: Api, ann: Person
+) -> None:
     for _ in range(FREE + 1):
         assert (await refused(change(api, ann, "not the password"))).reason == "BAD_CREDENTIALS"
 
     why = await refused(change(api, ann, PASSWORD))
 
     assert (why.code, why.reason) == LIMITED
-    assert (await refused(guess(api, ann.username, PASSWORD))).reason == "RATE_LIMITED"
+    other = await api.login(ann.username)
+    assert await code(change(api, other, PASSWORD)) is OK
+
+
+async def test_strangers_who_guess_do_not_keep_a_user_from_changing_the_password(
+    api: Api, ann: Person
+) -> None:
+    await use_up(api, ann.username)
+
+    assert await code(change(api, ann, PASSWORD)) is OK
+
+
+async def test_no_name_that_a_stranger_makes_up_shares_the_count_of_a_user(
+    ann: Person, database_url: str
+) -> None:
+    async with connected(database_url) as connection:
+        subject = "SELECT login_subject($1)"
+
+        known = await connection.fetchval(subject, ann.username)
+        unknown = await connection.fetchval(subject, f"nobody-{uuid4()}")
+
+    assert str(known) == ann.user_id
+    assert unknown.int < 2**20
+
+
+async def test_load_does_not_count_as_guessing(database_url: str) -> None:
+    async with serving(database_url, hash_threads=1, hash_queue=1, **QUIET) as busy:
+        bob = await busy.new_user()
+        for _ in range(5):
+            calls = [code(guess(busy, bob.username, PASSWORD)) for _ in range(FREE)]
+            assert OK in await asyncio.gather(*calls)
+
+        assert await code(guess(busy, bob.username, PASSWORD)) is OK
 
 
 async def test_all_spellings_share_one_count(api: Api, ann: Person) -> None:

@@ -112,6 +112,40 @@ async def test_a_database_that_is_away_is_away_for_all_in_the_statement() -> Non
     assert answers[1] is not answers[2]
 
 
+async def test_a_statement_that_never_ends_ends_with_its_last_caller() -> None:
+    statements = Statements()
+    coalesced = Coalesced(statements.load, at_once=1)
+    lost = asking(coalesced, 1, 2, 3)
+    await settle()
+
+    for task in lost:
+        task.cancel()
+    await settle()
+    statements.gate.set()
+
+    async with asyncio.timeout(5):
+        assert await coalesced.ask(4) == 8
+
+
+async def test_those_who_left_make_room_for_those_who_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(coalesce, "QUEUE", 2)
+    statements = Statements()
+    coalesced = Coalesced(statements.load, at_once=1)
+    first, second, third = asking(coalesced, 1, 2, 3)
+    await settle()
+
+    second.cancel()
+    third.cancel()
+    await settle()
+    (fourth,) = asking(coalesced, 4)
+    await settle()
+    statements.gate.set()
+
+    assert [await first, await fourth] == [2, 8]
+
+
 async def test_more_than_may_wait_are_shed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coalesce, "QUEUE", 2)
     statements = Statements()

@@ -10,7 +10,7 @@ from typing import Final
 KEEPALIVE_MS: Final = 330_000
 # On Linux it is also TCP_USER_TIMEOUT: a peer that does not acknowledge for so long is given up.
 KEEPALIVE_TIMEOUT_MS: Final = 20_000
-# A page ends at 2 MiB of values; gRPC's own default, stated because pages depend on it.
+# A page ends at 1 MiB of values; gRPC's own default, stated because pages depend on it.
 MAX_RECEIVE_BYTES: Final = 4 * 1024 * 1024
 
 

@@ -17,6 +17,10 @@ CREATE TABLE users (
     CONSTRAINT users_username_key UNIQUE (username)
 );
 
+-- A request_id names one request, so it cannot make two users.
+CREATE UNIQUE INDEX users_create_request_id ON users (create_request_id)
+    WHERE create_request_id IS NOT NULL;
+
 CREATE TABLE sessions (
     user_id            uuid NOT NULL REFERENCES users ON DELETE CASCADE,
     session_id         uuid NOT NULL,
@@ -89,10 +93,11 @@ CREATE TABLE write_requests (
 
 CREATE INDEX write_requests_update_time ON write_requests (update_time);
 
--- Failed logins in a row, by a hash of the username, whether or not there is such a user. 2^20
--- buckets at the most, so guessing names cannot fill the disk or push a victim's count out.
+-- Failed attempts in a row: of a user by its id, of a session that changes its password by its own,
+-- and of names nobody has by a hash into 2^20 buckets, so that guessing names cannot fill the disk,
+-- and a name somebody makes up cannot touch the count of a user.
 CREATE TABLE login_throttles (
-    bucket      integer PRIMARY KEY,
+    subject     uuid PRIMARY KEY,
     failures    integer NOT NULL,
     retry_time  timestamptz NOT NULL,
     update_time timestamptz NOT NULL
@@ -100,20 +105,24 @@ CREATE TABLE login_throttles (
 
 CREATE INDEX login_throttles_update_time ON login_throttles (update_time);
 
-CREATE FUNCTION login_bucket(name text) RETURNS integer
-    LANGUAGE sql IMMUTABLE STRICT
-    AS $$ SELECT (hashtextextended(name COLLATE "C", 0) & 1048575)::integer $$;
+CREATE FUNCTION login_subject(name text) RETURNS uuid
+    LANGUAGE sql STABLE STRICT
+    AS $$
+    SELECT coalesce(
+        (SELECT u.user_id FROM users u WHERE u.username = name),
+        lpad(to_hex(hashtextextended(name COLLATE "C", 0) & 1048575), 32, '0')::uuid)
+    $$;
 
 -- The one guard of every path that checks a password. An attempt counts as failed when it starts,
 -- so parallel guesses cannot slip past; a success deletes the row. Returns null when the attempt
 -- may go on, else when to try again.
-CREATE FUNCTION take_login_attempt(name text, free integer, longest integer)
+CREATE FUNCTION take_login_attempt(who uuid, free integer, longest integer)
     RETURNS timestamptz LANGUAGE sql VOLATILE
     AS $$
     WITH attempt AS (
-        INSERT INTO login_throttles AS t (bucket, failures, retry_time, update_time)
-        VALUES (login_bucket(name), 1, now(), now())
-        ON CONFLICT (bucket) DO UPDATE
+        INSERT INTO login_throttles AS t (subject, failures, retry_time, update_time)
+        VALUES (who, 1, now(), now())
+        ON CONFLICT (subject) DO UPDATE
            SET failures = least(t.failures + 1, 1000),
                retry_time = now() + make_interval(secs =>
                    CASE WHEN t.failures + 1 <= free THEN 0
@@ -121,11 +130,10 @@ CREATE FUNCTION take_login_attempt(name text, free integer, longest integer)
                update_time = now()
          -- now() of a statement that waited for the row is older than what the row says.
          WHERE t.failures <= free OR t.retry_time <= now()
-        RETURNING bucket
+        RETURNING subject
     )
     SELECT CASE WHEN EXISTS (SELECT FROM attempt) THEN NULL
-                ELSE coalesce((SELECT t.retry_time FROM login_throttles t
-                                WHERE t.bucket = login_bucket(name)),
+                ELSE coalesce((SELECT t.retry_time FROM login_throttles t WHERE t.subject = who),
                               now() + interval '1 second') END
     $$;
 
@@ -140,8 +148,8 @@ CREATE TABLE signing_keys (
 -- migrate:down
 
 DROP TABLE signing_keys;
-DROP FUNCTION take_login_attempt(text, integer, integer);
-DROP FUNCTION login_bucket(text);
+DROP FUNCTION take_login_attempt(uuid, integer, integer);
+DROP FUNCTION login_subject(text);
 DROP TABLE login_throttles, write_requests, records, user_counters;
 DROP VIEW live_sessions;
 DROP TABLE sessions, users;
