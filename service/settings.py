@@ -110,7 +110,9 @@ class Settings:
     )
     master_key: bytes = field(
         repr=False,
-        metadata=_about("32 bytes that protect keys, refresh and page tokens", secret=True, check=_master_key),
+        metadata=_about(
+            "32 bytes that protect keys, refresh and page tokens", secret=True, check=_master_key
+        ),
     )
     issuer: str = field(metadata=_about("URL that names this service in tokens", check=_issuer))
     audience: str = _knob("sixfold", "whom access tokens are for")
