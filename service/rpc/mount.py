@@ -4,7 +4,7 @@ A door brings the bytes and a context; everything a call goes through from there
 """
 
 import asyncio
-import os
+import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -54,22 +54,21 @@ class InFlight:
 
     def __init__(self) -> None:
         self._count = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None
 
     def __enter__(self) -> None:
         self._count += 1
-        if self._count == 1:
-            self._idle.clear()
 
     def __exit__(self, *_: object) -> None:
         self._count -= 1
-        if not self._count:
+        if not self._count and self._idle:
             self._idle.set()
 
     async def ended(self) -> None:
         """Wait until the last handler has ended."""
-        await self._idle.wait()
+        self._idle = asyncio.Event()
+        if self._count:
+            await self._idle.wait()
 
 
 class Mount:
@@ -126,8 +125,12 @@ async def _refuse_unknown(_: Any, call: Call) -> None:
 
 def _call(context: Context) -> Call:
     metadata = context.invocation_metadata() or ()
-    given = next((str(value) for key, value in metadata if key == "x-request-id"), "")
-    request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
+    request_id = ""
+    for key, value in metadata:
+        if key == "x-request-id" and _REQUEST_ID.fullmatch(str(value)):
+            request_id = str(value)
+    if not request_id:
+        request_id = f"{random.getrandbits(64):016x}"
 
     async def refuse(error: DomainError) -> None:
         status = failure.status(error, request_id)

@@ -1,0 +1,205 @@
+"""How Envoy is set up as the second door: one listener for gRPC, gRPC-Web and JSON, and Python
+behind it in the same process. Built as a dictionary, because Envoy reads JSON.
+"""
+
+import base64
+import json
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.rpc import error_details_pb2
+from sixfold.auth.v1 import auth_pb2
+from sixfold.data.v1 import data_pb2
+
+from service.domain import limits
+
+APPLICATION: Final = "service.inside:application"
+LISTENER: Final = "sixfold"
+ACTIVE_CALLS: Final = f"http.{LISTENER}.downstream_rq_active"
+# What Envoy itself, Postgres and the HTTP port need of the file descriptors there are.
+RESERVED_DESCRIPTORS: Final = 128
+MAX_CONNECTIONS: Final = 10_000
+# A page of records as JSON in JSON: every quote escaped.
+JSON_ANSWER_BYTES: Final = 8 * 1024 * 1024
+
+_TYPE: Final = "type.googleapis.com/"
+_V3: Final = "envoy.extensions.{}.v3.{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where, and how connections behave. Seconds."""
+
+    host: str
+    port: int
+    max_connection_age: int
+    max_concurrent_streams: int
+    share_port: bool = False  # with other processes of this service
+
+
+def config(listen: Listen, admin: Path, module: str) -> dict[str, Any]:
+    """The whole of Envoy's configuration. `admin` is the path of its admin socket, `module` that
+    of pyvoy's library.
+    """
+    return {
+        "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
+        "static_resources": {"listeners": [_listener(listen, module)]},
+        "overload_manager": _overload(),
+        "layered_runtime": {"layers": [{"name": "static", "static_layer": _RUNTIME}]},
+        "stats_config": {
+            "stats_matcher": {"inclusion_list": {"patterns": [{"exact": ACTIVE_CALLS}]}}
+        },
+    }
+
+
+# Rapid reset (CVE-2023-44487): a connection of which half of so many streams were reset within a
+# second of their start is closed.
+_RUNTIME: Final = {
+    "overload.premature_reset_total_stream_count": 200,
+    "overload.premature_reset_min_stream_lifetime_seconds": 1,
+}
+
+
+def _overload() -> dict[str, Any]:
+    """Refuse connections before the process runs out of file descriptors."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = min(MAX_CONNECTIONS, max(descriptors - RESERVED_DESCRIPTORS, 16))
+    kind = "resource_monitors.downstream_connections", "DownstreamConnectionsConfig"
+    return {
+        "resource_monitors": [
+            {
+                "name": "envoy.resource_monitors.global_downstream_max_connections",
+                "typed_config": _typed(*kind, max_active_downstream_connections=most),
+            }
+        ]
+    }
+
+
+def _listener(listen: Listen, module: str) -> dict[str, Any]:
+    address = {"address": listen.host, "port_value": listen.port}
+    if listen.host == "::":
+        address |= {"ipv4_compat": True}
+    return {
+        "name": LISTENER,
+        "address": {"socket_address": address},
+        # One port, one process, unless told: a second start would take half the calls.
+        "enable_reuse_port": listen.share_port,
+        "filter_chains": [
+            {
+                "filters": [
+                    {
+                        "name": "envoy.filters.network.http_connection_manager",
+                        "typed_config": _connection_manager(listen, module),
+                    }
+                ]
+            }
+        ],
+    }
+
+
+def _connection_manager(listen: Listen, module: str) -> dict[str, Any]:
+    return _typed(
+        "filters.network.http_connection_manager",
+        "HttpConnectionManager",
+        stat_prefix=LISTENER,
+        route_config={"virtual_hosts": [{"name": "all", "domains": ["*"]}]},
+        http_filters=[_grpc_web(), _transcoder(), _python(module)],
+        # The peer is who holds the socket, never who a header names.
+        use_remote_address=True,
+        skip_xff_append=True,
+        generate_request_id=False,
+        preserve_external_request_id=True,
+        server_header_transformation="PASS_THROUGH",
+        # The adapter refuses beyond the exact limit; this is twice that, as at the other door.
+        max_request_headers_kb=2 * limits.METADATA_BYTES // 1024,
+        request_headers_timeout="10s",
+        stream_idle_timeout=f"{listen.max_connection_age}s",
+        drain_timeout="0.5s",
+        common_http_protocol_options={
+            "idle_timeout": "1800s",
+            # Lets a plain L4 balancer spread connections over new processes.
+            "max_connection_duration": f"{listen.max_connection_age}s",
+        },
+        http2_protocol_options={
+            "max_concurrent_streams": listen.max_concurrent_streams,
+            # Room for a few of the largest messages, not Envoy's 16 MiB per stream.
+            "initial_stream_window_size": 1024 * 1024,
+            "initial_connection_window_size": 4 * 1024 * 1024,
+            # Floods (CVE-2019-9511 to 9518). Envoy's own defaults, written down.
+            "max_outbound_frames": 10_000,
+            "max_outbound_control_frames": 1_000,
+            "max_consecutive_inbound_frames_with_empty_payload": 1,
+            "max_inbound_priority_frames_per_stream": 100,
+            "max_inbound_window_update_frames_per_data_frame_sent": 10,
+        },
+    )
+
+
+def _grpc_web() -> dict[str, Any]:
+    return {
+        "name": "envoy.filters.http.grpc_web",
+        "typed_config": _typed("filters.http.grpc_web", "GrpcWeb"),
+    }
+
+
+def _transcoder() -> dict[str, Any]:
+    """JSON over HTTP by the google.api.http annotations of the protos."""
+    files = (auth_pb2.DESCRIPTOR, data_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR)
+    services = [each.full_name for file in files for each in file.services_by_name.values()]
+    return {
+        "name": "envoy.filters.http.grpc_json_transcoder",
+        "typed_config": _typed(
+            "filters.http.grpc_json_transcoder",
+            "GrpcJsonTranscoder",
+            proto_descriptor_bin=base64.b64encode(descriptor_set(*files)).decode(),
+            services=services,
+            convert_grpc_status=True,
+            # A record's key may hold what has a meaning in a path: percent-encoded, it is one part.
+            url_unescape_spec="ALL_CHARACTERS",
+            print_options={"always_print_primitive_fields": True},
+            max_response_body_size=JSON_ANSWER_BYTES,
+        ),
+    }
+
+
+def descriptor_set(*files: FileDescriptor) -> bytes:
+    """These files and all they import, imports first."""
+    found: dict[str, FileDescriptor] = {}
+
+    def add(file: FileDescriptor) -> None:
+        for each in file.dependencies:
+            add(each)
+        found.setdefault(file.name, file)
+
+    for file in files:
+        add(file)
+    described = FileDescriptorSet()
+    for file in found.values():
+        file.CopyToProto(described.file.add())
+    return described.SerializeToString()
+
+
+def _python(module: str) -> dict[str, Any]:
+    application = {"app": APPLICATION, "interface": "asgi", "root_path": "", "lifespan": True}
+    return {
+        "name": "pyvoy",
+        "typed_config": _typed(
+            "filters.http.dynamic_modules",
+            "DynamicModuleFilter",
+            dynamic_module_config={"module": {"local": {"filename": module}}},
+            filter_name="pyvoy",
+            terminal_filter=True,
+            filter_config={
+                "@type": f"{_TYPE}google.protobuf.StringValue",
+                "value": json.dumps(application),
+            },
+        ),
+    }
+
+
+def _typed(package: str, name: str, **fields: Any) -> dict[str, Any]:
+    return {"@type": _TYPE + _V3.format(package, name), **fields}
