@@ -18,12 +18,15 @@ from service.domain import keys
 from service.domain.errors import DatabaseUnavailable
 from service.domain.passwords import PasswordPolicy
 from service.domain.tokens import TokenPolicy
-from service.rpc import interceptors, policy, reflection
+from service.rpc import asgi, interceptors, policy, reflection, server
 from service.rpc.auth import AuthPolicy, AuthService
 from service.rpc.data import DataService
 from service.rpc.hashing import HashPool
 from service.rpc.health import Readiness
-from service.rpc.server import ABORTS, Door, Transport
+from service.rpc.interceptors import Layer
+from service.rpc.mount import Mount
+from service.rpc.server import Door
+from service.rpc.transport import Transport
 from service.settings import Settings, host_port
 from service.store import db, janitor
 from service.store.db import Database
@@ -37,6 +40,10 @@ log = logging.getLogger("sixfold")
 
 # Verifiers may keep the key set this long; new keys are published for longer before they sign.
 JWKS_MAX_AGE = timedelta(minutes=5)
+
+
+# From the layers around calls and those around streams.
+MakeDoor = Callable[[list[Layer], list[Layer]], Mount]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,7 @@ async def serving(
     *,
     hurry: asyncio.Event | None = None,
     on_query: Callable[[Any], None] | None = None,
+    make_door: MakeDoor = Door,
 ) -> AsyncIterator[Ports]:
     """One process, serving until left. Leaving drains; `hurry` cuts the draining short.
 
@@ -101,7 +109,10 @@ async def serving(
             log.warning("starting without a database; readiness waits for it")
         readiness = Readiness(pool, keyring, utc_now)
         measures = _metrics(pool, hashing, keyring)
-        door = _door(settings, keyring, measures, AccessLog(log_stream, settings.log_format))
+        layers, stream_layers = _layers(
+            settings, keyring, measures, AccessLog(log_stream, settings.log_format)
+        )
+        door = make_door(layers, stream_layers)
         auth_pb2_grpc.add_AuthServiceServicer_to_server(
             _auth_service(settings, pool, keyring, hashing), cast(Any, door)
         )
@@ -213,13 +224,16 @@ def _token_policy(settings: Settings) -> TokenPolicy:
     )
 
 
-def _door(settings: Settings, keyring: Keyring, measures: Metrics, access_log: AccessLog) -> Door:
+def _layers(
+    settings: Settings, keyring: Keyring, measures: Metrics, access_log: AccessLog
+) -> tuple[list[Layer], list[Layer]]:
+    """What surrounds a call, and what surrounds a stream; outermost first."""
     metrics = interceptors.metrics(measures, access_log)
-    errors = interceptors.errors(ABORTS)
+    errors = interceptors.errors(server.ABORTS + asgi.ABORTS)
     auth = interceptors.auth(_token_policy(settings), keyring, utc_now)
     deadline = interceptors.deadline(settings.deadline_seconds, settings.max_deadline_seconds)
     # Validate is the innermost of each method, with the method's own message.
-    return Door([metrics, errors, auth, deadline], stream_layers=[metrics, errors, auth])
+    return [metrics, errors, auth, deadline], [metrics, errors, auth]
 
 
 def _metrics(pool: Database, hashing: HashPool, keyring: Keyring) -> Metrics:

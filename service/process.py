@@ -9,6 +9,7 @@ from typing import TextIO
 
 from service import app
 from service.app import Ports
+from service.rpc.server import Door
 from service.settings import Settings
 
 log = logging.getLogger("sixfold")
@@ -23,14 +24,23 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
+def handle_signals(on_signal: Callable[[], None]) -> None:
+    """Have it called at SIGTERM and SIGINT."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+
+
 async def serve(
     settings: Settings,
     log_stream: TextIO,
     *,
     up: Callable[[Ports], Awaitable[None]] | None = None,
+    signals: Callable[[Callable[[], None]], None] = handle_signals,
+    make_door: app.MakeDoor = Door,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal cuts the draining short. `up` is
-    awaited once the ports are open.
+    """Serve until a signal, then drain; a second one cuts the draining short. `up` is awaited once
+    the ports are open.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -39,10 +49,8 @@ async def serve(
             hurry.set()
         stop.set()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    async with app.serving(settings, log_stream, hurry=hurry) as ports:
+    signals(on_signal)
+    async with app.serving(settings, log_stream, hurry=hurry, make_door=make_door) as ports:
         # What is there now stays: the collector need not walk it again at each pass.
         gc.collect()
         gc.freeze()

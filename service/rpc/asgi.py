@@ -82,6 +82,13 @@ class Adapter(Mount):
             context.end(StatusCode.INTERNAL, "internal error")
         return None
 
+    def cancel(self) -> None:
+        """End all calls: nobody waits for them any longer."""
+        for context in self._open:
+            if context.task:
+                context.end(StatusCode.UNAVAILABLE, "the server is shutting down")
+                context.task.cancel()
+
     async def watch(self) -> None:
         """End calls whose caller has gone, or whose time is over, for as long as it runs."""
         loop = asyncio.get_running_loop()

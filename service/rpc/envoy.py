@@ -5,7 +5,6 @@ behind it in the same process. Built as a dictionary, because Envoy reads JSON.
 import base64
 import json
 import resource
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from sixfold.auth.v1 import auth_pb2
 from sixfold.data.v1 import data_pb2
 
 from service.domain import limits
+from service.rpc.transport import Transport
 
 APPLICATION: Final = "service.inside:application"
 LISTENER: Final = "sixfold"
@@ -30,24 +30,16 @@ _TYPE: Final = "type.googleapis.com/"
 _V3: Final = "envoy.extensions.{}.v3.{}"
 
 
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """Where, and how connections behave. Seconds."""
-
-    host: str
-    port: int
-    max_connection_age: int
-    max_concurrent_streams: int
-    share_port: bool = False  # with other processes of this service
-
-
-def config(listen: Listen, admin: Path, module: str) -> dict[str, Any]:
+def config(
+    host: str, port: int, transport: Transport, *, admin: Path, module: str
+) -> dict[str, Any]:
     """The whole of Envoy's configuration. `admin` is the path of its admin socket, `module` that
     of pyvoy's library.
     """
+    manager = _connection_manager(transport, module)
     return {
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
-        "static_resources": {"listeners": [_listener(listen, module)]},
+        "static_resources": {"listeners": [_listener(host, port, manager)]},
         "overload_manager": _overload(),
         "layered_runtime": {"layers": [{"name": "static", "static_layer": _RUNTIME}]},
         "stats_config": {
@@ -79,21 +71,19 @@ def _overload() -> dict[str, Any]:
     }
 
 
-def _listener(listen: Listen, module: str) -> dict[str, Any]:
-    address = {"address": listen.host, "port_value": listen.port}
-    if listen.host == "::":
-        address |= {"ipv4_compat": True}
+def _listener(host: str, port: int, manager: dict[str, Any]) -> dict[str, Any]:
+    address = {"address": host, "port_value": port, "ipv4_compat": host == "::"}
     return {
         "name": LISTENER,
         "address": {"socket_address": address},
-        # One port, one process, unless told: a second start would take half the calls.
-        "enable_reuse_port": listen.share_port,
+        # One port, one process: a second start would take half the calls instead of failing.
+        "enable_reuse_port": False,
         "filter_chains": [
             {
                 "filters": [
                     {
                         "name": "envoy.filters.network.http_connection_manager",
-                        "typed_config": _connection_manager(listen, module),
+                        "typed_config": manager,
                     }
                 ]
             }
@@ -101,7 +91,7 @@ def _listener(listen: Listen, module: str) -> dict[str, Any]:
     }
 
 
-def _connection_manager(listen: Listen, module: str) -> dict[str, Any]:
+def _connection_manager(transport: Transport, module: str) -> dict[str, Any]:
     return _typed(
         "filters.network.http_connection_manager",
         "HttpConnectionManager",
@@ -117,15 +107,15 @@ def _connection_manager(listen: Listen, module: str) -> dict[str, Any]:
         # The adapter refuses beyond the exact limit; this is twice that, as at the other door.
         max_request_headers_kb=2 * limits.METADATA_BYTES // 1024,
         request_headers_timeout="10s",
-        stream_idle_timeout=f"{listen.max_connection_age}s",
+        stream_idle_timeout=f"{transport.max_connection_age}s",
         drain_timeout="0.5s",
         common_http_protocol_options={
             "idle_timeout": "1800s",
             # Lets a plain L4 balancer spread connections over new processes.
-            "max_connection_duration": f"{listen.max_connection_age}s",
+            "max_connection_duration": f"{transport.max_connection_age}s",
         },
         http2_protocol_options={
-            "max_concurrent_streams": listen.max_concurrent_streams,
+            "max_concurrent_streams": transport.max_concurrent_streams,
             # Room for a few of the largest messages, not Envoy's 16 MiB per stream.
             "initial_stream_window_size": 1024 * 1024,
             "initial_connection_window_size": 4 * 1024 * 1024,

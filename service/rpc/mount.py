@@ -7,6 +7,7 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import reduce
 from inspect import isasyncgen
@@ -18,6 +19,7 @@ from google.protobuf.message import Message
 from service.domain.errors import DomainError
 from service.rpc import failure, policy
 from service.rpc.interceptors import Call, Handler, Layer, parsed, validate
+from service.rpc.transport import Transport
 
 # A correlation id from a caller is repeated in logs and errors, so only a harmless one is taken.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -87,6 +89,12 @@ class Mount:
             stack=_wrapped(policy.UNKNOWN, layers, _refuse_unknown),
         )
         self.in_flight = InFlight()
+
+    def serving(
+        self, address: str, transport: Transport, *, grace: float, hurry: asyncio.Event
+    ) -> AbstractAsyncContextManager[int]:
+        """What each door does in its own way: see the one in `server`."""
+        raise NotImplementedError
 
     # The two methods that generated code calls on a server. Only the second carries names.
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final, cast
 
@@ -12,36 +11,30 @@ import grpc.aio
 
 from service.domain import limits
 from service.rpc.mount import Method, MethodHandler, Mount
+from service.rpc.transport import Transport
 
 ABORTS: Final = (grpc.aio.AbortError,)
 
 
-@dataclass(frozen=True, slots=True)
-class Transport:
-    """How connections behave. Seconds; see docs/limits.md for what a mesh should know."""
-
-    max_connection_age: int
-    max_concurrent_streams: int
-
-    def options(self) -> list[tuple[str, int]]:
-        """As grpc core spells them."""
-        return [
-            # One port, one process: with port sharing a second start would take half the calls
-            # instead of failing.
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
-            ("grpc.max_metadata_size", limits.METADATA_BYTES),
-            ("grpc.absolute_max_metadata_size", 2 * limits.METADATA_BYTES),
-            ("grpc.max_concurrent_streams", self.max_concurrent_streams),
-            # Lets a plain L4 balancer spread connections over new processes; grpc adds jitter.
-            ("grpc.max_connection_age_ms", self.max_connection_age * 1000),
-            ("grpc.max_connection_age_grace_ms", 60_000),
-            ("grpc.max_connection_idle_ms", 30 * 60_000),
-            ("grpc.server_handshake_timeout_ms", 10_000),
-            # Clients and proxies may ping every 20 s, with or without calls; more is abuse.
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ]
+def _options(transport: Transport) -> list[tuple[str, int]]:
+    """As grpc core spells them."""
+    return [
+        # One port, one process: with port sharing a second start would take half the calls
+        # instead of failing.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
+        ("grpc.max_metadata_size", limits.METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", 2 * limits.METADATA_BYTES),
+        ("grpc.max_concurrent_streams", transport.max_concurrent_streams),
+        # Lets a plain L4 balancer spread connections over new processes; grpc adds jitter.
+        ("grpc.max_connection_age_ms", transport.max_connection_age * 1000),
+        ("grpc.max_connection_age_grace_ms", 60_000),
+        ("grpc.max_connection_idle_ms", 30 * 60_000),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        # Clients and proxies may ping every 20 s, with or without calls; more is abuse.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
 
 
 class Door(Mount):
@@ -55,7 +48,7 @@ class Door(Mount):
         `grace` seconds, or no more once `hurry` is set, and returns when the last handler has
         ended. Raises OSError when the address cannot be bound.
         """
-        server = grpc.aio.server(options=transport.options())
+        server = grpc.aio.server(options=_options(transport))
         for service, names in groupby(self.methods, lambda path: path.partition("/")[0]):
             handlers = {path.partition("/")[2]: self._handler(self.methods[path]) for path in names}
             server.add_generic_rpc_handlers(

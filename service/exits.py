@@ -1,0 +1,28 @@
+"""Exit codes, and which failure has which: 69 and 78 are from sysexits.h."""
+
+from typing import Final
+
+from service.domain.errors import DatabaseUnavailable, DomainError
+from service.domain.keys import MasterKeyMismatch
+from service.settings import SettingsError
+
+FAILED: Final = 1
+UNAVAILABLE: Final = 69
+CONFIGURATION: Final = 78
+
+
+def of(error: Exception) -> tuple[int, list[str]] | None:
+    """The exit code and what to say; None for what nobody foresaw."""
+    match error:
+        case SettingsError():
+            return CONFIGURATION, error.problems
+        case DatabaseUnavailable():
+            return UNAVAILABLE, [str(error)]
+        case DomainError():
+            return FAILED, [each.description for each in error.violations] or [str(error)]
+        case MasterKeyMismatch():
+            why = f"SIXFOLD_MASTER_KEY is not the one the keys were sealed with: {error}"
+            return CONFIGURATION, [why]
+        case OSError():
+            return FAILED, [str(error)]
+    return None
