@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import sys
@@ -106,9 +107,9 @@ def _welcome(directory: Path, ports: Ports) -> str:
     buf = str(beside if beside.exists() else shutil.which("buf") or "buf")
     if beside.is_relative_to(Path.cwd()):
         buf = str(beside.relative_to(Path.cwd()))
-    call = f"{buf} curl --protocol grpc --http2-prior-knowledge"
+    call = f"{shlex.quote(buf)} curl --protocol grpc --http2-prior-knowledge"
     bearer = '-H "authorization: Bearer $TOKEN"'
-    token = """sed -n 's/.*"accessToken": "\\(.*\\)",/\\1/p'"""
+    pick = """sed -n 's/.*"accessToken": "\\(.*\\)",/\\1/p'"""
     url = f"http://127.0.0.1:{ports.grpc}"
     ann = json.dumps({"username": "ann", "password": PASSWORD})
     note = json.dumps({"collection": "notes", "key": "first", "json": '"hello"'})
@@ -117,7 +118,7 @@ Sixfold is up: gRPC on 127.0.0.1:{ports.grpc}, HTTP on 127.0.0.1:{ports.http}, d
 Try, in another terminal:
 
   {call} -d '{ann}' {url}/{AUTH}/CreateUser
-  TOKEN=$({call} -d '{ann}' {url}/{AUTH}/Login | {token})
+  TOKEN=$({call} -d '{ann}' {url}/{AUTH}/Login | {pick})
   {call} {bearer} -d '{note}' {url}/{DATA}/PutRecord
   {call} {bearer} {url}/{DATA}/GetUserData
 

@@ -20,7 +20,7 @@ PAGE_BYTES: Final = 2 * 1024 * 1024
 # The largest valid request is one value and its names; the rest is room for framing. 64 KiB would
 # do for AuthService, whose fields protovalidate bounds one by one.
 MESSAGE_BYTES: Final = 320 * 1024
-METADATA_BYTES: Final = 8 * 1024  # gRPC's own soft limit, made exact
+METADATA_BYTES: Final = 8 * 1024  # gRPC's own soft limit
 ACCESS_TOKEN_CHARACTERS: Final = 4_096
 
 LOGIN_FREE_ATTEMPTS: Final = 20  # NIST SP 800-63B-4 3.2.2 allows 100 in a row

@@ -89,7 +89,9 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         try:
             username = usernames.canonical(request.username)
         except InvalidArgument:
-            username = ""  # nobody's: refused below like any other unknown name, as slowly
+            # Nobody's, by a space no name has: refused below like any other unknown name, as slowly
+            # and as often. A NUL is what Postgres cannot take.
+            username = " " + request.username.replace("\0", " ")
         found = await users.login_credentials(self._db, username)
         stored = await self._require_password(found, request.password)
         if found.user is None:

@@ -18,7 +18,9 @@ def timestamp(time: datetime | None) -> Timestamp | None:
     """A time on the wire, to the microsecond Postgres keeps."""
     if time is None:
         return None
-    return Timestamp(seconds=int(time.timestamp() // 1), nanos=time.microsecond * 1000)
+    # Whole seconds apart: a float of both rounds up beyond the year 2242.
+    seconds = int(time.replace(microsecond=0).timestamp())
+    return Timestamp(seconds=seconds, nanos=time.microsecond * 1000)
 
 
 def time(message: Message, field: str) -> datetime | None:

@@ -25,6 +25,7 @@ from service.domain.errors import (
     DomainError,
     Internal,
     InvalidArgument,
+    NotReady,
     ScopeMissing,
     TokenInvalid,
     TokenMissing,
@@ -141,6 +142,9 @@ def auth(token_policy: TokenPolicy, keyring: Keyring, now: Callable[[], datetime
             if kid is None or keyring.current.public_key(kid, now()) is not None:
                 raise
         await keyring.refetch()
+        if not keyring.current.keys:
+            # Started before its database: a good token must not look like a bad one.
+            raise NotReady
         return memo.caller(keyring.current, token, now())
 
     def layer(method: str, inner: Handler) -> Handler:

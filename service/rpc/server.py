@@ -24,7 +24,8 @@ def _options(transport: Transport) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
         ("grpc.max_metadata_size", limits.METADATA_BYTES),
-        ("grpc.absolute_max_metadata_size", 2 * limits.METADATA_BYTES),
+        # The same: between a soft and a hard limit grpc refuses by chance.
+        ("grpc.absolute_max_metadata_size", limits.METADATA_BYTES),
         ("grpc.max_concurrent_streams", transport.max_concurrent_streams),
         # Lets a plain L4 balancer spread connections over new processes; grpc adds jitter.
         ("grpc.max_connection_age_ms", transport.max_connection_age * 1000),

@@ -6,7 +6,7 @@ PgBouncer in transaction mode is no different from Postgres.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final, cast
@@ -16,6 +16,7 @@ from asyncpg.connect_utils import SessionAttribute
 from asyncpg.pool import PoolConnectionProxy
 
 from service.domain.errors import DatabaseUnavailable, DeadlineExceeded, Overloaded
+from service.store.coalesce import Coalesced
 
 log = logging.getLogger("sixfold.database")
 
@@ -23,8 +24,9 @@ log = logging.getLogger("sixfold.database")
 # before an index was rebuilt, by itself.
 IDLE_SECONDS: Final = 60.0
 # How long giving a connection back may wait for Postgres to confirm a cancelled statement; after it
-# the connection is thrown away (asyncpg issue 431: without a bound it can hang for ever).
-RELEASE_SECONDS: Final = 2.0
+# the connection is thrown away (asyncpg issue 431: without a bound it can hang for ever). Several
+# such waits come one after another when a process stops before a frozen server, within two seconds.
+RELEASE_SECONDS: Final = 0.5
 
 WRITABLE: Final = SessionAttribute.read_write
 
@@ -38,7 +40,10 @@ _AWAY: Final = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
+    asyncpg.ObjectNotInPrerequisiteStateError,  # a database that takes no connections
     asyncpg.TargetServerAttributeNotMatched,
+    # "cannot switch to state …": the server's goodbye was read, its end of the connection not yet.
+    asyncpg.InternalClientError,
 )
 
 
@@ -48,6 +53,21 @@ class Database:
     def __init__(self, pool: asyncpg.Pool, *, acquire_seconds: float) -> None:
         self._pool = pool
         self._acquire_seconds = acquire_seconds
+        self._shared: dict[str, Coalesced[tuple[object, ...], asyncpg.Record]] = {}
+
+    async def shared(self, sql: str, *args: object) -> asyncpg.Record:
+        """The row for `args`, out of a statement that answers all such reads in flight together.
+
+        `sql` takes an array for each argument and returns one row for each position, in order.
+        """
+        coalesced = self._shared.get(sql)
+        if coalesced is None:
+
+            def load(questions: Sequence[tuple[object, ...]]) -> Awaitable[list[asyncpg.Record]]:
+                return self.rows(sql, *zip(*questions, strict=True))
+
+            coalesced = self._shared[sql] = Coalesced(load)
+        return await coalesced.ask(args)
 
     async def row(self, sql: str, *args: object) -> asyncpg.Record | None:
         """The first row of a read. Tried once more when a connection turns out to be gone."""

@@ -17,6 +17,9 @@ log = logging.getLogger("sixfold.keys")
 # so strangers' tokens can cause one a second and not one each (PyJWT GHSA-2gx3-rcp4-g85q).
 REFETCH_SECONDS: Final = 1.0
 
+# The database is away or slow, a key is sealed with another master key, two have one kid.
+UNREADABLE: Final = (DomainError, TimeoutError, MasterKeyMismatch, ValueError)
+
 
 class Keyring:
     """`current` is the newest set that could be read; a failed read keeps the last one."""
@@ -36,15 +39,20 @@ class Keyring:
             self.current = loaded
 
     async def refetch(self) -> None:
-        """Read the keys because a token names one we do not know; at most once a second."""
+        """Read the keys because a token names one we do not know; at most once a second, and for no
+        longer than that: the call's own deadline is not running yet.
+        """
         async with self._reading:
             if time.monotonic() - self._refetched < REFETCH_SECONDS:
                 return
-            self._refetched = time.monotonic()
             try:
-                await self.refresh()
-            except DomainError:
-                log.warning("keys not refetched; the last good set stays")
+                async with asyncio.timeout(REFETCH_SECONDS):
+                    await self.refresh()
+            except UNREADABLE as error:
+                log.warning("keys not refetched; the last good set stays: %s", type(error).__name__)
+            finally:
+                # Now, not before: else all that waited for a slow read would read again in turn.
+                self._refetched = time.monotonic()
 
     async def run(self, interval: float) -> None:
         """Refresh every `interval` seconds for as long as the process lives."""
@@ -52,7 +60,7 @@ class Keyring:
             await asyncio.sleep(interval * random.uniform(0.8, 1.2))  # noqa: S311  (jitter)
             try:
                 await self.refresh()
-            except (DomainError, MasterKeyMismatch, ValueError) as error:
+            except UNREADABLE as error:
                 log.warning("keys not refreshed; the last good set stays: %s", type(error).__name__)
 
 

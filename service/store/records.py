@@ -23,21 +23,33 @@ class Page:
     more: bool
 
 
+# LATERAL with a LIMIT is an index lookup for each question whatever the planner thinks: as plain
+# joins it reads whole tables while statistics are young (2.7 ms instead of 0.2 for one question).
 GET: Final = """
-    SELECT r.collection, r.key, r.json::text AS json, r.revision, r.create_time, r.update_time,
-           r.expire_time
-      FROM live_sessions s
-      LEFT JOIN records r
-        ON r.user_id = s.user_id AND r.collection = $3 AND r.key = $4
-       AND (r.expire_time IS NULL OR r.expire_time > now())
-     WHERE s.user_id = $1 AND s.session_id = $2
+    SELECT s.user_id IS NOT NULL AS alive,
+           r.collection, r.key, r.json, r.revision, r.create_time, r.update_time, r.expire_time
+      FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])
+           WITH ORDINALITY AS asked (user_id, session_id, collection, key, position)
+      LEFT JOIN LATERAL (
+          SELECT live.user_id FROM live_sessions live
+           WHERE live.user_id = asked.user_id AND live.session_id = asked.session_id LIMIT 1
+      ) AS s ON true
+      LEFT JOIN LATERAL (
+          SELECT rec.collection, rec.key, rec.json::text AS json, rec.revision, rec.create_time,
+                 rec.update_time, rec.expire_time
+            FROM records rec
+           WHERE rec.user_id = s.user_id AND rec.collection = asked.collection
+             AND rec.key = asked.key AND (rec.expire_time IS NULL OR rec.expire_time > now())
+           LIMIT 1
+      ) AS r ON true
+     ORDER BY asked.position
 """
 
 
 async def get(db: Database, caller: Caller, collection: str, key: str) -> Record:
     """One record. Raises SessionRevoked, RecordNotFound."""
-    row = await db.row(GET, caller.user_id, caller.session_id, collection, key)
-    if row is None:
+    row = await db.shared(GET, caller.user_id, caller.session_id, collection, key)
+    if not row["alive"]:
         raise SessionRevoked
     if row["revision"] is None:
         raise RecordNotFound(collection, key)

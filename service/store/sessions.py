@@ -52,7 +52,8 @@ OPEN: Final = """
          WHERE user_id = $1 AND session_id IN (
              SELECT session_id FROM sessions
               WHERE user_id = $1 AND end_time IS NULL
-              ORDER BY create_time DESC OFFSET $11
+              -- Those that a changed password or their age has ended already go before any other.
+              ORDER BY epoch = $3 AND expire_time > now() DESC, create_time DESC OFFSET $11
                 FOR UPDATE SKIP LOCKED)
     )
     SELECT idle_expire_time FROM opened

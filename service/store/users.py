@@ -136,16 +136,22 @@ async def change_password(
 
 
 GET: Final = """
-    SELECT user_id, username, create_time, update_time
-      FROM live_sessions
-     WHERE user_id = $1 AND session_id = $2
+    SELECT s.user_id, s.username, s.create_time, s.update_time
+      FROM unnest($1::uuid[], $2::uuid[])
+           WITH ORDINALITY AS asked (user_id, session_id, position)
+      LEFT JOIN LATERAL (
+          SELECT live.user_id, live.username, live.create_time, live.update_time
+            FROM live_sessions live
+           WHERE live.user_id = asked.user_id AND live.session_id = asked.session_id LIMIT 1
+      ) AS s ON true
+     ORDER BY asked.position
 """
 
 
 async def get(db: Database, caller: Caller) -> User:
     """The caller. Raises SessionRevoked."""
-    row = await db.row(GET, caller.user_id, caller.session_id)
-    if row is None:
+    row = await db.shared(GET, caller.user_id, caller.session_id)
+    if row["user_id"] is None:
         raise SessionRevoked
     return _user(row)
 

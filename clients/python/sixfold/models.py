@@ -44,7 +44,7 @@ class KeySet:
 
 @dataclass(frozen=True, slots=True)
 class Json:
-    """A value given as JSON text, where Python's own types would lose something (1.10, 1e400)."""
+    """A value given as JSON text, where Python's own types would lose something (1.10)."""
 
     text: str
 

@@ -119,7 +119,8 @@ CREATE FUNCTION take_login_attempt(name text, free integer, longest integer)
                    CASE WHEN t.failures + 1 <= free THEN 0
                         ELSE least(longest, power(2, least(t.failures + 1 - free, 30))) END),
                update_time = now()
-         WHERE t.retry_time <= now()
+         -- now() of a statement that waited for the row is older than what the row says.
+         WHERE t.failures <= free OR t.retry_time <= now()
         RETURNING bucket
     )
     SELECT CASE WHEN EXISTS (SELECT FROM attempt) THEN NULL

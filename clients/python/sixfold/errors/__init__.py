@@ -124,8 +124,8 @@ class Internal(SixfoldError):
 
 Code = grpc.StatusCode
 
-# CANCELLED, FAILED_PRECONDITION and UNIMPLEMENTED are missing on purpose: Sixfold sends none of
-# them, and no caller can act on one that comes from elsewhere. They are plain SixfoldErrors.
+# FAILED_PRECONDITION and UNIMPLEMENTED are missing on purpose: Sixfold sends none of them, and no
+# caller can act on one that comes from elsewhere. They are plain SixfoldErrors.
 BY_CODE: Final[Mapping[grpc.StatusCode, type[SixfoldError]]] = {
     Code.UNAUTHENTICATED: Unauthenticated,
     Code.PERMISSION_DENIED: PermissionDenied,
@@ -136,6 +136,7 @@ BY_CODE: Final[Mapping[grpc.StatusCode, type[SixfoldError]]] = {
     Code.ABORTED: Conflict,
     Code.RESOURCE_EXHAUSTED: ResourceExhausted,
     Code.UNAVAILABLE: Unavailable,
+    Code.CANCELLED: Unavailable,  # by a stopping server; a caller's own cancelling is not an error
     Code.DEADLINE_EXCEEDED: DeadlineExceeded,
     Code.INTERNAL: Internal,
     Code.UNKNOWN: Internal,

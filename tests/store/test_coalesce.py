@@ -1,0 +1,150 @@
+"""Reads in flight at the same moment share a statement, and nothing else."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from service.domain.errors import DatabaseUnavailable, Overloaded
+from service.store import coalesce
+from service.store.coalesce import Coalesced
+
+
+class Statements:
+    """Answers n with 2n, one statement at a time when told to go on; keeps what each was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+        self.gate = asyncio.Event()
+
+    async def load(self, questions: Sequence[int]) -> list[int]:
+        self.asked.append(list(questions))
+        await self.gate.wait()
+        if 13 in questions:
+            raise ValueError("13 is not to be had")
+        if 99 in questions:
+            raise DatabaseUnavailable
+        return [2 * question for question in questions]
+
+
+def asking(coalesced: Coalesced[int, int], *questions: int) -> list[asyncio.Task[int]]:
+    return [asyncio.ensure_future(coalesced.ask(question)) for question in questions]
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_lone_question_runs_at_once_in_its_own_task() -> None:
+    statements = Statements()
+    statements.gate.set()
+    tasks = len(asyncio.all_tasks())
+
+    answer = await Coalesced(statements.load).ask(21)
+
+    assert answer == 42
+    assert len(asyncio.all_tasks()) == tasks
+
+
+async def test_questions_that_come_while_a_statement_runs_share_the_next() -> None:
+    statements = Statements()
+    coalesced = Coalesced(statements.load, at_once=1)
+    tasks = asking(coalesced, 1, 2, 3, 4)
+    await settle()
+
+    statements.gate.set()
+
+    assert await asyncio.gather(*tasks) == [2, 4, 6, 8]
+    assert statements.asked == [[1], [2, 3, 4]]
+
+
+async def test_a_statement_is_never_wider_than_allowed() -> None:
+    statements = Statements()
+    coalesced = Coalesced(statements.load, at_once=1, width=3)
+    tasks = asking(coalesced, *range(20, 30))
+    await settle()
+
+    statements.gate.set()
+    await asyncio.gather(*tasks)
+
+    assert max(map(len, statements.asked)) == 3
+
+
+async def test_a_cancelled_question_hurts_no_other() -> None:
+    statements = Statements()
+    coalesced = Coalesced(statements.load, at_once=1)
+    first, second, third, fourth = asking(coalesced, 1, 2, 3, 4)
+    await settle()
+
+    first.cancel()
+    third.cancel()
+    statements.gate.set()
+
+    assert [await second, await fourth] == [4, 8]
+    assert [3] not in statements.asked
+    assert 3 not in statements.asked[-1]
+
+
+async def test_a_question_that_fails_fails_alone() -> None:
+    statements = Statements()
+    coalesced = Coalesced(statements.load, at_once=1)
+    tasks = asking(coalesced, 1, 2, 13, 4)
+    await settle()
+
+    statements.gate.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [answers[i] for i in (0, 1, 3)] == [2, 4, 8]
+    assert isinstance(answers[2], ValueError)
+
+
+async def test_a_database_that_is_away_is_away_for_all_in_the_statement() -> None:
+    statements = Statements()
+    coalesced = Coalesced(statements.load, at_once=1)
+    tasks = asking(coalesced, 1, 2, 99)
+    await settle()
+
+    statements.gate.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [type(answer) for answer in answers] == [int, DatabaseUnavailable, DatabaseUnavailable]
+    assert answers[1] is not answers[2]
+
+
+async def test_more_than_may_wait_are_shed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coalesce, "QUEUE", 2)
+    statements = Statements()
+    coalesced = Coalesced(statements.load, at_once=1)
+    tasks = asking(coalesced, 1, 2, 3, 4)
+    await settle()
+
+    statements.gate.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [*answers[:3]] == [2, 4, 6]
+    assert isinstance(answers[3], Overloaded)
+
+
+async def test_no_question_is_left_behind_by_a_statement_that_is_just_ending() -> None:
+    async def load(questions: Sequence[int]) -> list[int]:
+        await asyncio.sleep(0)
+        return list(questions)
+
+    coalesced = Coalesced(load, at_once=2, width=4)
+
+    async def caller(seed: int) -> None:
+        for turn in range(100):
+            if (seed + turn) % 3 == 0:
+                await asyncio.sleep(0)
+            if (seed * turn) % 7 == 1:
+                impatient = asyncio.ensure_future(coalesced.ask(seed))
+                await asyncio.sleep(0)
+                impatient.cancel()
+            assert await coalesced.ask(seed) == seed
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(caller(seed) for seed in range(60)))
+
+    assert coalesced._running == 0
+    assert not coalesced._waiting
