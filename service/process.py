@@ -5,14 +5,18 @@ import gc
 import logging
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TextIO
 
 from service import app
 from service.app import Ports
-from service.rpc.server import Door
 from service.settings import Settings
 
 log = logging.getLogger("sixfold")
+
+
+# `app.serving`, or with more of its arguments given.
+Serving = Callable[..., AbstractAsyncContextManager[Ports]]
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
@@ -37,7 +41,7 @@ async def serve(
     *,
     up: Callable[[Ports], Awaitable[None]] | None = None,
     signals: Callable[[Callable[[], None]], None] = handle_signals,
-    make_door: app.MakeDoor = Door,
+    serving: Serving = app.serving,
 ) -> None:
     """Serve until a signal, then drain; a second one cuts the draining short. `up` is awaited once
     the ports are open.
@@ -50,7 +54,7 @@ async def serve(
         stop.set()
 
     signals(on_signal)
-    async with app.serving(settings, log_stream, hurry=hurry, make_door=make_door) as ports:
+    async with serving(settings, log_stream, hurry=hurry) as ports:
         # What is there now stays: the collector need not walk it again at each pass.
         gc.collect()
         gc.freeze()

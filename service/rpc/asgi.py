@@ -45,12 +45,12 @@ class Adapter(Mount):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
         context = Context(scope, receive, send)
+        kind = context.content_type
+        if kind != b"application/grpc" and not _GRPC.fullmatch(kind):
+            known = scope["raw_path"] in self._paths
+            return await _plain(send, 415 if known else 404, (b"accept", b"application/grpc"))
         if scope["method"] != "POST":
             return await _plain(send, 405, (b"allow", b"POST"))
-        if context.content_type != b"application/grpc" and not _GRPC.fullmatch(
-            context.content_type
-        ):
-            return await _plain(send, 415, (b"accept-post", b"application/grpc"))
         self._open.add(context)
         try:
             with self.in_flight:

@@ -15,9 +15,8 @@ from sixfold.auth.v1 import auth_pb2
 from sixfold.data.v1 import data_pb2
 
 from service.domain import limits
-from service.rpc.transport import Transport
+from service.rpc.transport import Python, Transport
 
-APPLICATION: Final = "service.inside:application"
 LISTENER: Final = "sixfold"
 ACTIVE_CALLS: Final = f"http.{LISTENER}.downstream_rq_active"
 # What Envoy itself, Postgres and the HTTP port need of the file descriptors there are.
@@ -31,12 +30,10 @@ _V3: Final = "envoy.extensions.{}.v3.{}"
 
 
 def config(
-    host: str, port: int, transport: Transport, *, admin: Path, module: str
+    host: str, port: int, transport: Transport, *, admin: Path, python: Python
 ) -> dict[str, Any]:
-    """The whole of Envoy's configuration. `admin` is the path of its admin socket, `module` that
-    of pyvoy's library.
-    """
-    manager = _connection_manager(transport, module)
+    """The whole of Envoy's configuration. `admin` is the path of its admin socket."""
+    manager = _connection_manager(transport, python)
     return {
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
         "static_resources": {"listeners": [_listener(host, port, manager)]},
@@ -91,21 +88,21 @@ def _listener(host: str, port: int, manager: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _connection_manager(transport: Transport, module: str) -> dict[str, Any]:
+def _connection_manager(transport: Transport, python: Python) -> dict[str, Any]:
     return _typed(
         "filters.network.http_connection_manager",
         "HttpConnectionManager",
         stat_prefix=LISTENER,
         route_config={"virtual_hosts": [{"name": "all", "domains": ["*"]}]},
-        http_filters=[_grpc_web(), _transcoder(), _python(module)],
+        http_filters=[_grpc_web(), _transcoder(), _python(python)],
         # The peer is who holds the socket, never who a header names.
         use_remote_address=True,
         skip_xff_append=True,
         generate_request_id=False,
         preserve_external_request_id=True,
         server_header_transformation="PASS_THROUGH",
-        # The adapter refuses beyond the exact limit; this is twice that, as at the other door.
-        max_request_headers_kb=2 * limits.METADATA_BYTES // 1024,
+        # The adapter refuses beyond the exact limit, as gRPC does; Envoy, well beyond it, as HTTP.
+        max_request_headers_kb=8 * limits.METADATA_BYTES // 1024,
         request_headers_timeout="10s",
         stream_idle_timeout=f"{transport.max_connection_age}s",
         drain_timeout="0.5s",
@@ -148,6 +145,7 @@ def _transcoder() -> dict[str, Any]:
             proto_descriptor_bin=base64.b64encode(descriptor_set(*files)).decode(),
             services=services,
             convert_grpc_status=True,
+            request_validation_options={"reject_unknown_query_parameters": True},
             # A record's key may hold what has a meaning in a path: percent-encoded, it is one part.
             url_unescape_spec="ALL_CHARACTERS",
             print_options={"always_print_primitive_fields": True},
@@ -173,14 +171,19 @@ def descriptor_set(*files: FileDescriptor) -> bytes:
     return described.SerializeToString()
 
 
-def _python(module: str) -> dict[str, Any]:
-    application = {"app": APPLICATION, "interface": "asgi", "root_path": "", "lifespan": True}
+def _python(python: Python) -> dict[str, Any]:
+    application = {
+        "app": python.application,
+        "interface": "asgi",
+        "root_path": "",
+        "lifespan": True,
+    }
     return {
         "name": "pyvoy",
         "typed_config": _typed(
             "filters.http.dynamic_modules",
             "DynamicModuleFilter",
-            dynamic_module_config={"module": {"local": {"filename": module}}},
+            dynamic_module_config={"module": {"local": {"filename": python.library}}},
             filter_name="pyvoy",
             terminal_filter=True,
             filter_config={

@@ -9,3 +9,11 @@ class Transport:
 
     max_connection_age: int
     max_concurrent_streams: int
+
+
+@dataclass(frozen=True, slots=True)
+class Python:
+    """What Envoy loads: pyvoy's library, and with it "module:attribute" of ours."""
+
+    library: str
+    application: str

@@ -55,8 +55,8 @@ class Context:
 
     __slots__ = (
         "_begun", "_buffer", "_client", "_deadline", "_details", "_encoding", "_initial",
-        "_metadata", "_receive", "_send", "_status", "_trailing", "content_type", "ended",
-        "give_up_at", "started", "task",
+        "_metadata", "_receive", "_send", "_status", "_too_much", "_trailing", "content_type",
+        "ended", "give_up_at", "started", "task",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +74,9 @@ class Context:
         self.started = asyncio.get_running_loop().time()
         self._metadata: list[tuple[str, str | bytes]] = []
         self.content_type = self._encoding = timeout = b""
+        size = 0
         for name, value in scope["headers"]:
+            size += 32 + len(name) + len(value)  # as HTTP/2 counts them
             if name not in _PROTOCOL:
                 if name.endswith(b"-bin"):
                     self._metadata += _binary(name, value)
@@ -86,6 +88,7 @@ class Context:
                 timeout = value
             elif name == b"grpc-encoding":
                 self._encoding = value
+        self._too_much = size > limits.METADATA_BYTES
         self._deadline = self.started + _seconds(timeout) if timeout else None
         # Until the message is here; after that, the caller's deadline and the layers count.
         self.give_up_at: float | None = self._deadline or self.started + READ_SECONDS
@@ -145,7 +148,7 @@ class Context:
 
     async def message(self) -> bytes:
         """The message of a call that has one."""
-        self._check_encoding()
+        self._check_headers()
         self._buffer = data = await self._more()
         if not (self.ended and data[:1] == b"\0" and len(data) == 5 + self._length()):
             data = await self._in_pieces()
@@ -160,7 +163,7 @@ class Context:
 
     async def messages(self) -> AsyncIterator[bytes]:
         """The messages of a call that has many."""
-        self._check_encoding()
+        self._check_headers()
         self.give_up_at = self._deadline
         async for message in self._framed():
             yield message
@@ -197,7 +200,9 @@ class Context:
     def _refuse_size(self) -> NoReturn:
         self.refuse(StatusCode.RESOURCE_EXHAUSTED, f"the limit is {limits.MESSAGE_BYTES} bytes")
 
-    def _check_encoding(self) -> None:
+    def _check_headers(self) -> None:
+        if self._too_much:
+            self.refuse(StatusCode.RESOURCE_EXHAUSTED, "too much metadata")
         if self._encoding not in (b"", b"identity", b"gzip"):
             self.refuse(StatusCode.UNIMPLEMENTED, "this grpc-encoding is not supported")
 
