@@ -2,10 +2,6 @@
 
 from typing import Final
 
-from service.domain.errors import DatabaseUnavailable, DomainError
-from service.domain.keys import MasterKeyMismatch
-from service.settings import SettingsError
-
 FAILED: Final = 1
 UNAVAILABLE: Final = 69
 CONFIGURATION: Final = 78
@@ -13,6 +9,11 @@ CONFIGURATION: Final = 78
 
 def of(error: Exception) -> tuple[int, list[str]] | None:
     """The exit code and what to say; None for what nobody foresaw."""
+    # Here, because nobody waits for them until something fails.
+    from service.domain.errors import DatabaseUnavailable, DomainError
+    from service.domain.keys import MasterKeyMismatch
+    from service.settings import SettingsError
+
     match error:
         case SettingsError():
             return CONFIGURATION, error.problems

@@ -1,14 +1,18 @@
-"""`tests.conftest.serving` behind Envoy: the server in a process of its own, which tells through
-files what it has written and sent to Postgres.
+"""`tests.conftest.serving` behind Envoy: the server in a process of its own. What it has written
+and sent to Postgres it tells in files; what it logs is logged again here, before the call ends.
 """
 
 import asyncio
 import json
+import logging
 import os
 import pickle
+import socket
+import socketserver
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +31,7 @@ class Recorded(inside.Inside):
 
     async def serve(self, chosen: Settings) -> None:
         folder = Path(os.environ[FOLDER])
+        logging.getLogger().addHandler(Forward(folder / "records"))
         with (folder / "log").open("a") as log, (folder / "queries").open("a") as queries:
 
             def on_query(query: Any) -> None:
@@ -48,6 +53,47 @@ class Recorded(inside.Inside):
     def failed(self, error: Exception) -> None:
         (Path(os.environ[FOLDER]) / "error").write_bytes(pickle.dumps(error))
         super().failed(error)
+
+
+class Forward(logging.Handler):
+    """Sends each record to the test, and waits until it has been logged there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(path))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        told = record.__dict__ | {"msg": record.getMessage(), "args": None}
+        if record.exc_info:
+            told["exc_info"] = (*record.exc_info[:2], None)
+        data = pickle.dumps(told)
+        self._socket.sendall(len(data).to_bytes(4, "big") + data)
+        self._socket.recv(1)
+
+
+class _Again(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        while size := self.rfile.read(4):
+            record = logging.makeLogRecord(
+                pickle.loads(self.rfile.read(int.from_bytes(size, "big")))
+            )
+            logger = logging.getLogger(record.name)
+            if logger.isEnabledFor(record.levelno):
+                logger.handle(record)
+            self.wfile.write(b"!")
+
+
+@contextmanager
+def _logging_again(path: Path) -> Iterator[None]:
+    with socketserver.ThreadingUnixStreamServer(str(path), _Again) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @dataclass(frozen=True)
@@ -84,7 +130,7 @@ class Queries(Sequence[str]):
 @asynccontextmanager
 async def serving(environ: dict[str, str]) -> AsyncIterator[tuple[Ports, Queries, Log]]:
     """A server behind Envoy. Raises what kept it from starting."""
-    with TemporaryDirectory() as name:
+    with TemporaryDirectory() as name, _logging_again(Path(name) / "records"):
         folder = Path(name)
         child = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -33,7 +33,7 @@ _PROTOCOL: Final = frozenset(
 _UNESCAPED: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _HEADERS: Final = [
     (b"content-type", b"application/grpc"),
-    (b"grpc-accept-encoding", b"identity,gzip"),
+    (b"grpc-accept-encoding", b"identity,deflate,gzip"),
 ]
 _START: Final = "http.response.start"
 # The events of nearly every call, made once.
@@ -203,20 +203,21 @@ class Context:
     def _check_headers(self) -> None:
         if self._too_much:
             self.refuse(StatusCode.RESOURCE_EXHAUSTED, "too much metadata")
-        if self._encoding not in (b"", b"identity", b"gzip"):
+        if self._encoding not in (b"", b"identity", b"deflate", b"gzip"):
             self.refuse(StatusCode.UNIMPLEMENTED, "this grpc-encoding is not supported")
 
     def _inflated(self, message: bytes) -> bytes:
-        if self._encoding != b"gzip":
+        if self._encoding in (b"", b"identity"):
             self.refuse(StatusCode.INTERNAL, "a compressed message, but no grpc-encoding")
-        inflate, plain = zlib.decompressobj(zlib.MAX_WBITS | 16), b""
+        # Either format: each says which it is.
+        inflate, plain = zlib.decompressobj(zlib.MAX_WBITS | 32), b""
         with suppress(zlib.error):
             # No more than is allowed, whatever a bomb holds.
             plain = inflate.decompress(message, limits.MESSAGE_BYTES + 1)
         if len(plain) > limits.MESSAGE_BYTES:
             self._refuse_size()
         if not inflate.eof:
-            self.refuse(StatusCode.INVALID_ARGUMENT, "the message is not gzip")
+            self.refuse(StatusCode.INVALID_ARGUMENT, "the message cannot be decompressed")
         return plain
 
     # Messages out
