@@ -193,7 +193,7 @@ def _settings() -> "Settings":
 def _run(work: Coroutine[Any, Any, T], settings: "Settings") -> T:
     """Run a command's coroutine, its failures as one line each and an exit code."""
     from service import exits
-    from service.process import new_loop
+    from service.loop import new_loop
     from service.telemetry import logs
 
     logs.configure(settings.log_level, settings.log_format, sys.stdout)
@@ -225,6 +225,8 @@ def _fail(code: int, *problems: str) -> NoReturn:
 
 def main() -> None:
     """The entry point of the `sixfold` command."""
+    # gRPC's C core writes to stderr past our log, also what we say ourselves, such as a taken port.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app()
 
 

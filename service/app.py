@@ -15,7 +15,7 @@ from sixfold.data.v1 import data_pb2_grpc
 
 from service import http_port
 from service.domain import keys
-from service.domain.errors import DatabaseUnavailable
+from service.domain.errors import DatabaseUnavailable, NotReady
 from service.domain.passwords import PasswordPolicy
 from service.domain.tokens import TokenPolicy
 from service.rpc import asgi, interceptors, policy, reflection, server
@@ -105,8 +105,8 @@ async def serving(
         keyring = Keyring(pool, key_encryption_key(settings))
         try:
             await keyring.refresh()
-        except DatabaseUnavailable:
-            log.warning("starting without a database; readiness waits for it")
+        except (DatabaseUnavailable, NotReady) as error:
+            log.warning("starting without keys; readiness waits for them: %s", error)
         readiness = Readiness(pool, keyring, utc_now)
         measures = _metrics(pool, hashing, keyring)
         layers, stream_layers = _layers(

@@ -10,7 +10,7 @@ CONFIGURATION: Final = 78
 def of(error: Exception) -> tuple[int, list[str]] | None:
     """The exit code and what to say; None for what nobody foresaw."""
     # Here, because nobody waits for them until something fails.
-    from service.domain.errors import DatabaseUnavailable, DomainError
+    from service.domain.errors import DatabaseUnavailable, DomainError, NotReady
     from service.domain.keys import MasterKeyMismatch
     from service.settings import SettingsError
 
@@ -19,6 +19,8 @@ def of(error: Exception) -> tuple[int, list[str]] | None:
             return CONFIGURATION, error.problems
         case DatabaseUnavailable():
             return UNAVAILABLE, [str(error)]
+        case NotReady():
+            return FAILED, ["the schema is behind: run `sixfold migrate up`"]
         case DomainError():
             return FAILED, [each.description for each in error.violations] or [str(error)]
         case MasterKeyMismatch():

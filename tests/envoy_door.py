@@ -19,11 +19,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, overload
 
-from service import app, inside, outside, process, settings
+from service import app, inside, process
 from service.app import Ports
 from service.settings import Settings
 
 FOLDER = "_SIXFOLD_TEST_FOLDER"
+# As `sixfold serve --door envoy`, but with `application` below.
+LAUNCH = """
+import asyncio, os, sys
+from service import outside, settings
+serving = outside.serve(settings.load(os.environ), application="tests.envoy_door:application")
+sys.exit(asyncio.run(serving))
+"""
 
 
 class Recorded(inside.Inside):
@@ -134,7 +141,7 @@ async def serving(environ: dict[str, str]) -> AsyncIterator[tuple[Ports, Queries
         folder = Path(name)
         child = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "tests.envoy_door"),
+            *("-c", LAUNCH),
             env=os.environ | environ | {FOLDER: name},
             cwd=Path(__file__).parent.parent,
             stdout=asyncio.subprocess.DEVNULL,
@@ -165,12 +172,3 @@ def __getattr__(name: str) -> Any:
     if name == "application":
         return Recorded().application
     raise AttributeError(name)
-
-
-async def _main() -> int:
-    chosen = settings.load(os.environ)
-    return await outside.serve(chosen, application="tests.envoy_door:application")
-
-
-if __name__ == "__main__":
-    sys.exit(asyncio.run(_main()))

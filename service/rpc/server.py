@@ -59,7 +59,7 @@ class Door(Mount):
         try:
             port = server.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}") from error
+            raise OSError(f"cannot listen on {address}; is the port in use?") from error
         await server.start()
         try:
             yield port

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 
-from service.domain.errors import DatabaseUnavailable, DeadlineExceeded, Overloaded
+from service.domain.errors import DatabaseUnavailable, DeadlineExceeded, NotReady, Overloaded
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -26,7 +26,7 @@ AT_ONCE: Final = 2
 # its caller's deadline; this bounds the memory until then.
 QUEUE: Final = 2_048
 # What befalls a statement whatever is in it. Everything else is one question's fault.
-_SHARED_FAILURES: Final = (DatabaseUnavailable, DeadlineExceeded, Overloaded)
+_SHARED_FAILURES: Final = (DatabaseUnavailable, DeadlineExceeded, NotReady, Overloaded)
 
 
 class Coalesced(Generic[Question, Answer]):

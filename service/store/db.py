@@ -15,7 +15,7 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 from asyncpg.pool import PoolConnectionProxy
 
-from service.domain.errors import DatabaseUnavailable, DeadlineExceeded, Overloaded
+from service.domain.errors import DatabaseUnavailable, DeadlineExceeded, NotReady, Overloaded
 from service.store.coalesce import Coalesced
 
 log = logging.getLogger("sixfold.database")
@@ -44,6 +44,14 @@ _AWAY: Final = (
     asyncpg.TargetServerAttributeNotMatched,
     # "cannot switch to state …": the server's goodbye was read, its end of the connection not yet.
     asyncpg.InternalClientError,
+)
+
+
+# A table, column or function is not there: the schema is older than this code, or not there at all.
+_BEHIND: Final = (
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
 )
 
 
@@ -106,6 +114,9 @@ class Database:
         except _AWAY as error:
             await self._forget(error)
             raise DatabaseUnavailable from error
+        except _BEHIND as error:
+            log.warning("the schema is behind: %s", error)
+            raise NotReady from error
         except asyncpg.InterfaceError as error:
             # asyncpg says a closed connection and a wrong argument with the same class; the second
             # is also a ValueError, and a bug of ours.

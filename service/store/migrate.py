@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 import asyncpg
 
+from service.domain.errors import NotReady
 from service.store.db import Database
 
 MIGRATIONS: Final = files("service.store") / "migrations"
@@ -159,7 +160,7 @@ async def is_current(db: Database, *, required: Collection[str] = PRE_VERSIONS) 
     """
     try:
         row = await db.row(IS_CURRENT, list(required))
-    except asyncpg.UndefinedTableError:
+    except NotReady:
         return False
     return row is not None and bool(row["current"])
 

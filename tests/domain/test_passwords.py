@@ -205,6 +205,23 @@ def test_a_hostile_hash_is_refused_at_once(encoded: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("policy", "verifies"),
+    [
+        pytest.param(PasswordPolicy(memory_kib=8, time_cost=10), True, id="10 passes"),
+        pytest.param(PasswordPolicy(memory_kib=8, time_cost=11), False, id="11 passes"),
+        pytest.param(PasswordPolicy(memory_kib=128, parallelism=16), True, id="16 lanes"),
+        pytest.param(PasswordPolicy(memory_kib=136, parallelism=17), False, id="17 lanes"),
+    ],
+)
+def test_beyond_the_limits_not_even_the_right_password_verifies(
+    policy: PasswordPolicy, verifies: bool
+) -> None:
+    encoded = passwords.hash_password(policy, GOOD, SALT)
+
+    assert passwords.verify_password(encoded, GOOD) is verifies
+
+
+@pytest.mark.parametrize(
     ("policy", "stale"),
     [
         pytest.param(CHEAP, False, id="the same"),

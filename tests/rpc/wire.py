@@ -1,0 +1,64 @@
+"""What the tests of this folder share: bytes on the wire, statements sent, and time that passes."""
+
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import asyncpg
+import grpc
+
+from service.store import janitor
+from tests.conftest import Api, execute
+
+# Sent by every process once a minute, whatever it is asked.
+JANITOR = frozenset(value for value in vars(janitor).values() if isinstance(value, str))
+# How asyncpg learns array types: three statements, once for each connection.
+LEARNING = ("WITH RECURSIVE typeinfo_tree(", "set_config('jit'")
+
+
+def raw(api: Api, method: str, data: bytes = b"", metadata: Any = ()) -> Any:
+    """A call by name and bytes, as a client in any language or none can make it."""
+    call: Any = api.channel.unary_unary(f"/{method}")
+    return call(data, metadata=metadata)
+
+
+async def code(call: Any) -> grpc.StatusCode:
+    """How a call ended, whichever way."""
+    with suppress(grpc.RpcError):
+        await call
+    ended: grpc.StatusCode = await call.code()
+    return ended
+
+
+async def statements(api: Api, call: Awaitable[Any]) -> list[str]:
+    """What the server sends to Postgres for one call, refused or not."""
+    start = len(api.queries)
+    with suppress(grpc.RpcError):
+        await call
+    return [
+        query
+        for query in api.queries[start:]
+        if query not in JANITOR and not any(text in query for text in LEARNING)
+    ]
+
+
+async def later(database_url: str, seconds: float) -> None:
+    """Let time pass for every session there is, by moving what they remember into the past."""
+    ago = f"interval '{seconds} seconds'"
+    await execute(
+        database_url,
+        f"""UPDATE sessions
+               SET create_time = create_time - {ago}, refresh_time = refresh_time - {ago},
+                   idle_expire_time = idle_expire_time - {ago}, expire_time = expire_time - {ago},
+                   end_time = end_time - {ago}""",
+    )
+
+
+@asynccontextmanager
+async def connected(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A way into the database past the server."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
