@@ -56,7 +56,7 @@ class Adapter(Mount):
             with self.in_flight:
                 await context.finish(await self._answer(context, scope["raw_path"]))
         except (Disconnected, OSError):
-            pass  # nobody is left to tell; pyvoy's ClientDisconnectedError is an OSError
+            pass  # nobody is left to tell
         finally:
             self._open.discard(context)
         return None
@@ -75,8 +75,6 @@ class Adapter(Mount):
         except asyncio.CancelledError:
             if context.code() is StatusCode.OK:
                 raise Disconnected from None
-        except (Disconnected, OSError):
-            raise
         except Exception:
             log.exception("a call failed outside its layers")
             context.end(StatusCode.INTERNAL, "internal error")

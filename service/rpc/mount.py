@@ -7,7 +7,7 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from functools import reduce
 from inspect import isasyncgen
@@ -191,12 +191,13 @@ def _pumped(handler: MethodHandler) -> Handler:
         context = _Serialising(call.context, serialise)
         if not handler.response_streaming:
             return cast(bytes, serialise(await method(given, context)))
-        answers: AsyncIterator[Any] | Awaitable[None] = method(given, context)
+        answers = method(given, context)
         if isasyncgen(answers):
-            async for answer in answers:
-                await context.write(answer)
+            async with aclosing(answers):
+                async for answer in answers:
+                    await context.write(answer)
         else:
-            await cast(Awaitable[None], answers)
+            await answers
         return None
 
     return pumped

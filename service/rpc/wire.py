@@ -46,8 +46,8 @@ class Aborted(Exception):
     """The call has been ended, by the servicer or here. Its context knows how."""
 
 
-class Disconnected(Exception):
-    """The caller has gone."""
+class Disconnected(asyncio.CancelledError):
+    """The caller has gone: to handlers and layers as any other cancellation."""
 
 
 class Context:
@@ -224,8 +224,11 @@ class Context:
 
     async def write(self, message: bytes) -> None:
         """Send one of several answers; waits while the caller does not read."""
-        await self._begin()
-        await self._body(message, more=True)
+        try:
+            await self._begin()
+            await self._body(message, more=True)
+        except OSError:  # pyvoy's ClientDisconnectedError
+            raise Disconnected from None
 
     async def finish(self, answer: bytes | None) -> None:
         """Send the one answer, if there is one, and the status."""
