@@ -307,7 +307,9 @@ class Process:
 
 
 @asynccontextmanager
-async def process(database_url: str, **changes: object) -> AsyncIterator[Process]:
+async def process(
+    database_url: str, *, door: object = DOOR, **changes: object
+) -> AsyncIterator[Process]:
     """A server process on free ports; killed at the end if it still runs."""
     environ = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     child = await asyncio.create_subprocess_exec(
@@ -316,7 +318,7 @@ async def process(database_url: str, **changes: object) -> AsyncIterator[Process
         "service",
         "serve",
         "--door",
-        DOOR,
+        str(door),
         env=environ | environment(database_url, **changes),
         stdout=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parent.parent,
