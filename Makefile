@@ -5,11 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENV := .venv/.ready
 CODEGEN := .venv-codegen/bin
-SOURCES := service clients/python/sixfold tests docs
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo check format generate clean
+.PHONY: help run test demo bench check format generate clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +21,9 @@ test: $(ENV) ## Run all tests on a throwaway PostgreSQL (or on SIXFOLD_TEST_DATA
 
 demo: $(ENV) ## Three processes, one Postgres: kill one, and see that nobody notices
 	@$(BIN)/python docs/demo.py
+
+bench: $(ENV) ## Measure, next to a bare echo, pgbench and raw argon2 (ARGS=--quick: two minutes)
+	@$(BIN)/python -m bench $(ARGS)
 
 check: $(ENV) ## Format, lint, types, import contract, protos, generated files; no database
 	@$(BIN)/ruff format --check --quiet .

@@ -49,7 +49,7 @@ def errors() -> str:
     """A row for each reason, from the table that decides."""
     rows = {
         reason: (code.name, (error.__doc__ or "").strip())
-        for error, (code, reason) in reversed(policy.STATUS.items())
+        for error, (code, reason) in reversed([*policy.STATUS.items()])
     }
     lines = [
         "# Errors",

@@ -41,6 +41,10 @@ log = logging.getLogger("sixfold")
 # Verifiers may keep the key set this long; new keys are published for longer before they sign.
 JWKS_MAX_AGE = timedelta(minutes=5)
 
+# The process' own, beside `pool_size`: one for the janitor, one for readiness and keys. A process
+# whose pool is full of calls is busy, not unready, and still learns of new keys.
+HOUSEKEEPING_CONNECTIONS = 2
+
 
 # From the layers around calls and those around streams.
 MakeDoor = Callable[[list[Layer], list[Layer]], Mount]
@@ -72,12 +76,15 @@ def rotation(settings: Settings) -> Rotation:
 
 @asynccontextmanager
 async def database(
-    settings: Settings, on_query: Callable[[Any], None] | None = None
+    settings: Settings,
+    *,
+    size: int | None = None,
+    on_query: Callable[[Any], None] | None = None,
 ) -> AsyncIterator[Database]:
-    """The pool, for the server and for the commands."""
+    """A pool, for the server and for the commands: of `pool_size`, or of another size."""
     async with db.connected(
         settings.database_url,
-        size=settings.pool_size,
+        size=size or settings.pool_size,
         acquire_seconds=settings.pool_acquire_seconds,
         statement_timeout=timedelta(seconds=settings.max_deadline_seconds),
         pooler=settings.database_pooler,
@@ -101,13 +108,17 @@ async def serving(
     up, alive and not ready.
     """
     hurry = hurry or asyncio.Event()
-    async with database(settings, on_query) as pool, hash_pool(settings) as hashing:
-        keyring = Keyring(pool, key_encryption_key(settings))
+    async with (
+        database(settings, on_query=on_query) as pool,
+        database(settings, size=HOUSEKEEPING_CONNECTIONS) as own,
+        hash_pool(settings) as hashing,
+    ):
+        keyring = Keyring(own, key_encryption_key(settings))
         try:
             await keyring.refresh()
         except (DatabaseUnavailable, NotReady) as error:
             log.warning("starting without keys; readiness waits for them: %s", error)
-        readiness = Readiness(pool, keyring, utc_now)
+        readiness = Readiness(own, keyring, utc_now)
         measures = _metrics(pool, hashing, keyring)
         layers, stream_layers = _layers(
             settings, keyring, measures, AccessLog(log_stream, settings.log_format)
@@ -135,7 +146,7 @@ async def serving(
         async with (
             background(
                 keyring.run(settings.key_refresh_seconds),
-                janitor.run(pool),
+                janitor.run(own),
                 measures.watch_loop_lag(1.0),
             ),
             http_port.serving(side, *host_port(settings.http_listen)) as http,

@@ -83,7 +83,7 @@ def _try_to_bind(address: str) -> None:
         with socket.create_server((host, port), family=family):
             pass
     except OSError as error:
-        raise OSError(f"cannot listen on {address}") from error
+        raise OSError(f"cannot listen on {address}; is the port in use?") from error
 
 
 def _complain(problem: str) -> int:

@@ -134,7 +134,7 @@ class Settings:
     argon2_time_cost: int = _knob(2, "passes over that memory", 1, 10)
     hash_threads: int = _knob(0, "threads that hash passwords; 0 is one per core", 0, 256)
     hash_queue: int = _knob(32, "calls that may wait for such a thread", 1, 1000)
-    # Processes times this must stay below Postgres' max_connections.
+    # And two of the process' own. Processes times the sum must stay below max_connections.
     pool_size: int = _knob(10, "database connections per process", 1, 500)
     pool_acquire_seconds: float = _knob(2.0, "seconds to wait for a connection", 0.01, 60)
     database_pooler: bool = _knob(False, "behind PgBouncer in transaction mode: prepare nothing")

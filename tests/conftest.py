@@ -19,6 +19,9 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
+# Before grpc is imported: tests start PostgreSQL, which is a fork, while servers run beside them.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 import asyncpg
 import grpc.aio
 import pytest

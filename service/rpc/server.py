@@ -27,6 +27,10 @@ def _options(transport: Transport) -> list[tuple[str, int]]:
         # The same: between a soft and a hard limit grpc refuses by chance.
         ("grpc.absolute_max_metadata_size", limits.METADATA_BYTES),
         ("grpc.max_concurrent_streams", transport.max_concurrent_streams),
+        # Off: it counts streams that have ended too, and so refuses honest clients who wait at
+        # the limit (98 of 200 calls at once on one connection). What guards against rapid
+        # resets (CVE-2023-44487) is apart from it and on.
+        ("grpc.http.overload_protection", 0),
         # Lets a plain L4 balancer spread connections over new processes; grpc adds jitter.
         ("grpc.max_connection_age_ms", transport.max_connection_age * 1000),
         ("grpc.max_connection_age_grace_ms", 60_000),

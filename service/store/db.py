@@ -58,9 +58,12 @@ _BEHIND: Final = (
 class Database:
     """What store functions take as `db`. Use `connected` to get one."""
 
-    def __init__(self, pool: asyncpg.Pool, *, acquire_seconds: float) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, *, acquire_seconds: float, interrupted: set[int]
+    ) -> None:
         self._pool = pool
         self._acquire_seconds = acquire_seconds
+        self._interrupted = interrupted
         self._shared: dict[str, Coalesced[tuple[object, ...], asyncpg.Record]] = {}
 
     async def shared(self, sql: str, *args: object) -> asyncpg.Record:
@@ -107,6 +110,10 @@ class Database:
             connection = await self._acquire()
             try:
                 return await getattr(connection, fetch)(sql, *args)
+            except asyncio.CancelledError:
+                if not connection.is_closed():
+                    self._interrupted.add(connection.get_server_pid())
+                raise
             finally:
                 await self._pool.release(connection, timeout=RELEASE_SECONDS)
         except asyncpg.QueryCanceledError as error:
@@ -183,8 +190,17 @@ async def connected(
         if on_query:
             connection.add_query_logger(on_query)
 
-    async def leave_as_is(_: asyncpg.Connection) -> None:
-        """Our statements leave nothing behind, and asyncpg's own reset is a round trip a call."""
+    interrupted: set[int] = set()  # by the process that serves the connection
+
+    async def tidy(connection: asyncpg.Connection) -> None:
+        """Our statements leave nothing behind, and asyncpg's own reset is a round trip a call. But
+        one whose caller left between Parse and Execute keeps its locks until Postgres hears more;
+        any simple query ends that.
+        """
+        pid = connection.get_server_pid()
+        if pid in interrupted:
+            await connection.execute("SELECT 1")
+            interrupted.discard(pid)
 
     pool = asyncpg.create_pool(
         url,
@@ -195,12 +211,12 @@ async def connected(
         target_session_attrs=WRITABLE,
         timeout=acquire_seconds,
         init=prepare,
-        reset=leave_as_is,
+        reset=tidy,
         server_settings=settings,
     )
     await pool
     try:
-        yield Database(pool, acquire_seconds=acquire_seconds)
+        yield Database(pool, acquire_seconds=acquire_seconds, interrupted=interrupted)
     finally:
         try:
             await asyncio.wait_for(pool.close(), timeout=5)

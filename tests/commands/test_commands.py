@@ -89,9 +89,10 @@ async def test_another_master_key_is_a_wrong_configuration(
 async def test_a_database_that_is_away_is_69_and_one_line() -> None:
     nowhere = "postgresql://nobody:canary@127.0.0.1:1/nothing"
 
-    for command in (["migrate", "up"], ["migrate", "status"], ["keys", "list"]):
-        ended = await sixfold(*command, env=environment(nowhere))
-
+    commands = (["migrate", "up"], ["migrate", "status"], ["keys", "list"])
+    for ended in await asyncio.gather(
+        *(sixfold(*command, env=environment(nowhere)) for command in commands)
+    ):
         assert (ended.code, len(lines(ended.err))) == (69, 1)
         assert ended.err.startswith("sixfold: The database cannot be reached")
         assert "canary" not in ended.out + ended.err
@@ -116,9 +117,10 @@ async def test_migrate_tells_what_is_pending_and_applies_it_once(empty_url: str)
 
 
 async def test_a_command_that_comes_before_the_schema_says_so(empty_url: str) -> None:
-    for command in (["keys", "list"], ["keys", "rotate"], ["user", "disable", "ann"]):
-        ended = await sixfold(*command, env=environment(empty_url))
-
+    commands = (["keys", "list"], ["keys", "rotate"], ["user", "disable", "ann"])
+    for ended in await asyncio.gather(
+        *(sixfold(*command, env=environment(empty_url)) for command in commands)
+    ):
         assert (ended.code, ended.err) == (1, f"sixfold: {BEHIND}\n")
 
 
@@ -175,9 +177,11 @@ async def test_users_are_made_and_disabled_from_the_command_line(database_url: s
 async def test_config_shows_what_is_set_and_from_where_but_no_secret() -> None:
     env = environment("postgresql://u:canary@host/db", pool_size=7)
 
-    shown = await sixfold("config", "--json", env=env)
-    human = await sixfold("config", env=env)
-    described = await sixfold("config", "--describe", "--json")
+    shown, human, described = await asyncio.gather(
+        sixfold("config", "--json", env=env),
+        sixfold("config", env=env),
+        sixfold("config", "--describe", "--json"),
+    )
 
     rows = {row["name"]: (row["value"], row["source"]) for row in shown.json}
     assert rows["SIXFOLD_POOL_SIZE"] == ("7", "environment")
@@ -224,34 +228,34 @@ async def test_a_port_in_use_is_one_clear_line(database_url: str, setting: str) 
     assert "Traceback" not in ended.out + ended.err
 
 
-@pytest.mark.parametrize(
-    ("command", "example"),
-    [
-        ("dev", "Example: sixfold dev "),
-        ("serve", "Example: SIXFOLD_DATABASE_URL=postgresql://… sixfold serve"),
-        ("user create", "Example: pwgen 24 1 | sixfold user create ann"),
-        ("user disable", "Example: sixfold user disable ann"),
-        ("healthcheck", "Example: sixfold healthcheck --service sixfold.data.v1.DataService"),
-        ("migrate up", ""),
-        ("migrate status", ""),
-        ("keys list", ""),
-        ("keys rotate", "--now"),
-        ("config", "--describe"),
-        ("", "healthcheck"),
-    ],
-)
-async def test_help_needs_no_settings_and_shows_an_example(command: str, example: str) -> None:
-    ended = await sixfold(*command.split(), "--help")
+EXAMPLES = {
+    "dev": "Example: sixfold dev ",
+    "serve": "Example: SIXFOLD_DATABASE_URL=postgresql://… sixfold serve",
+    "user create": "Example: pwgen 24 1 | sixfold user create ann",
+    "user disable": "Example: sixfold user disable ann",
+    "healthcheck": "Example: sixfold healthcheck --service sixfold.data.v1.DataService",
+    "migrate up": "--json",
+    "migrate status": "--json",
+    "keys list": "--json",
+    "keys rotate": "--now",
+    "config": "--describe",
+    "": "healthcheck",
+}
 
-    assert (ended.code, ended.err) == (0, "")
-    assert example in " ".join(ended.out.split())
-    assert len(lines(ended.out)) > 3
+
+async def test_help_needs_no_settings_and_shows_an_example() -> None:
+    answers = await asyncio.gather(*(sixfold(*command.split(), "--help") for command in EXAMPLES))
+
+    for ended, example in zip(answers, EXAMPLES.values(), strict=True):
+        assert (ended.code, ended.err) == (0, "")
+        assert example in " ".join(ended.out.split())
+        assert len(lines(ended.out)) > 3
 
 
 async def test_a_wrong_word_is_a_usage_error() -> None:
-    for command in (["migrat"], ["keys", "rotate", "--soon"], ["user", "create"]):
-        ended = await sixfold(*command)
-
+    for ended in await asyncio.gather(
+        sixfold("migrat"), sixfold("keys", "rotate", "--soon"), sixfold("user", "create")
+    ):
         assert ended.code == 2
         assert "Traceback" not in ended.err
 

@@ -147,7 +147,7 @@ async def test_a_deadline_ends_the_statement_too(database_url: str) -> None:
 
             await until(at_rest, 5)
 
-        assert codes.keys() == {"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+        assert codes.keys() <= {"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
         assert codes["DEADLINE_EXCEEDED"] >= POOL
         assert (await leftovers(connection))["locks"] == 0
         await connection.close()

@@ -16,6 +16,7 @@ from sixfold.auth.v1 import auth_pb2
 from sixfold.data.v1 import data_pb2 as pb
 
 from service.domain import keys
+from service.store.db import Database
 from tests.conftest import Api, Person, refused, serving
 from tests.rpc.conftest import QUIET, ready
 from tests.rpc.wire import code, connected, raw, statements
@@ -112,15 +113,22 @@ async def test_others_go_on_while_one_users_writes_wait(
 async def test_the_server_bounds_a_call_that_brings_no_deadline_or_a_long_one(
     database_url: str, timeout: float | None
 ) -> None:
-    async with serving(database_url, **QUIET, deadline_seconds=1, max_deadline_seconds=2) as brief:
-        ann = await brief.new_user()
+    # One connection, so that nine wait for it: in turn, Postgres' own timeout would need 10 s.
+    brief = {"deadline_seconds": 1, "max_deadline_seconds": 1}
+    async with serving(
+        database_url, **QUIET, **brief, pool_size=1, pool_acquire_seconds=60
+    ) as server:
+        ann = await server.new_user()
 
-        async with locked(database_url, ann), asyncio.timeout(10):
-            why = await refused(put(brief, ann, timeout=timeout))
-            await settled(brief, database_url)
+        async with locked(database_url, ann), asyncio.timeout(6):
+            calls = [put(server, ann, timeout=timeout) for _ in range(10)]
+            refusals = [await refused(call) for call in calls]
 
-    assert (why.code, why.reason) == (DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
-    assert why.retry_seconds is None
+        await settled(server, database_url)
+
+    assert {(why.code, why.reason) for why in refusals} == {
+        (DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
+    }
 
 
 async def test_a_deadline_too_short_to_answer_in_runs_no_statement(api: Api, ann: Person) -> None:
@@ -157,6 +165,35 @@ async def test_two_hundred_callers_who_leave_take_no_connection_along(
     await settled(api, database_url)
     assert await gauge(api, IDLE) > 0
     assert [await code(put(api, ann)) for _ in range(20)] == [OK] * 20
+
+
+async def leave_at(call: asyncio.Task[Any], answer: int) -> None:
+    """Cancel a task in the moment between an answer of Postgres, by number, and its next step."""
+    seen = 0
+    while not call.done():
+        await asyncio.sleep(0)
+        waiting = getattr(call, "_fut_waiter", None)
+        if waiting is not None and waiting.done():
+            if seen == answer:
+                call.cancel()
+            seen += 1
+
+
+@pytest.mark.parametrize("answer", range(4))
+async def test_leaving_at_any_answer_of_postgres_leaves_no_lock(
+    pool: Database, database_url: str, answer: int
+) -> None:
+    await pool.row("SELECT 1 AS one")  # connected from here on
+    # A text of its own, so that the statement is prepared here and now.
+    statement = f"UPDATE login_throttles SET failures = 0 WHERE bucket = -1 -- {answer}"
+    call = asyncio.ensure_future(pool.write(statement))
+
+    await leave_at(call, answer)
+    await asyncio.gather(call, return_exceptions=True)
+
+    async with connected(database_url) as connection:
+        assert await connection.fetch(BUSY) == []
+    assert await pool.row("SELECT 1 AS one") is not None
 
 
 async def test_callers_who_leave_a_blocked_statement_unblock_it(

@@ -188,7 +188,8 @@ async def test_a_taken_port_is_one_line(door: Door, database_url: str) -> None:
     ended = await asyncio.to_thread(_serve, taken)
 
     assert ended.returncode == 1
-    assert ended.stderr == f"sixfold: cannot listen on 127.0.0.1:{door.process.api.port}\n"
+    address = f"127.0.0.1:{door.process.api.port}"
+    assert ended.stderr == f"sixfold: cannot listen on {address}; is the port in use?\n"
 
 
 async def test_why_the_service_inside_does_not_start_is_said(database_url: str) -> None:

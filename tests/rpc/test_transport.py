@@ -8,7 +8,7 @@ import grpc
 import pytest
 from sixfold.data.v1 import data_pb2 as pb
 
-from tests.conftest import DOOR, Api, Person
+from tests.conftest import Api, Person
 from tests.rpc.wire import code, raw, statements
 
 OK = grpc.StatusCode.OK
@@ -25,10 +25,6 @@ async def test_a_hundred_calls_at_once_on_one_connection_are_served(api: Api, an
     assert codes == {OK: 100}
 
 
-@pytest.mark.xfail(
-    DOOR == "grpcio",
-    reason="grpc core refuses streams beyond max_concurrent_streams it still counts",
-)
 async def test_more_calls_than_streams_wait_in_line(api: Api, ann: Person) -> None:
     codes = Counter(await asyncio.gather(*(code(reading(api, ann)) for _ in range(1000))))
 

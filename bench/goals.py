@@ -1,0 +1,59 @@
+"""What the service is meant to reach, and whether it did: a line each, from ratios within a run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bench.table import Row
+
+Find = Callable[[str, str, str], Row | None]
+# By door: GetRecord at 128 in flight, as a multiple of the bare grpc.aio echo.
+READS: Final = {"grpcio": 0.6, "envoy": 2.2}
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """`got` is compared with `least`; None: this run cannot tell."""
+
+    text: str
+    least: float
+    got: float | None
+
+
+def goals(rows: Sequence[Row], doors: Sequence[str]) -> list[Goal]:
+    """All of them, for the doors that were measured."""
+    by_place = {(row.name, row.door, row.load): row for row in rows if not row.complaints}
+
+    def find(name: str, door: str = "", load: str = "128") -> Row | None:
+        return by_place.get((name, door, load))
+
+    found = []
+    for door in doors:
+        read, page = find("GetRecord", door), find("GetUserData", door)
+        put, login = find("PutRecord", door), find("Login", door)
+        of_read = page.rate / read.rate if page and read and read.rate else None
+        found += [
+            Goal(f"GetRecord ÷ echo, {door}", READS.get(door, 0), read.of_echo if read else None),
+            Goal(f"GetUserData ÷ GetRecord, {door}", 0.6, of_read),
+            Goal(f"PutRecord ÷ pgbench, {door}", 0.7, put.of_limit if put else None),
+            Goal(f"Login ÷ raw argon2, {door}", 0.9, login.of_limit if login else None),
+            Goal(f"(2 echo + select) ÷ GetRecord, p50 alone, {door}", 1.0, _alone(find, door)),
+        ]
+    return found
+
+
+def _alone(find: Find, door: str) -> float | None:
+    """How the time of a lone GetRecord compares with that of two echoes and one select."""
+    places = (("echo", door, "1"), ("pgbench get", "", "1 conn."), ("GetRecord", door, "1"))
+    times = [row.p50_ms for place in places if (row := find(*place)) and row.p50_ms]
+    return (2 * times[0] + times[1]) / times[2] if len(times) == len(places) else None
+
+
+def text(found: Sequence[Goal]) -> str:
+    """For a terminal, and for the page."""
+    return "\n".join(
+        f"{'met' if goal.got >= goal.least else 'MISSED':6}  {goal.got:.2f} of {goal.least:.2f}"
+        f"  {goal.text}"
+        for goal in found
+        if goal.got is not None
+    )

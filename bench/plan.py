@@ -1,0 +1,68 @@
+"""The cells of the table, and the order they are run in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bench.calls import CALLS
+from bench.world import POOL
+
+LOADS: Final = (1, 16, 128)
+# The offered rate of an open loop, as a part of what the door did with 16 in flight; and no more
+# than our own client can send on a core it shares.
+OFFERED: Final = 0.3
+MOST_OFFERED: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One line of the table: something, under some load. `in_flight` 0 is an open loop."""
+
+    name: str  # of a call, or "echo", "pgbench get", "pgbench put", "argon2"
+    door: str = ""
+    in_flight: int = 0
+
+    @property
+    def is_call(self) -> bool:
+        return self.name in CALLS
+
+    @property
+    def is_open(self) -> bool:
+        return self.is_call and not self.in_flight
+
+
+def cells(doors: Sequence[str], only: Sequence[str]) -> list[Cell]:
+    """Every cell of a round. What is compared stands together, so that it meets the same noise."""
+    limits = {CALLS[name].limit for name in only}
+    found = []
+    for in_flight in LOADS:
+        found += [Cell("echo", door, in_flight) for door in doors]
+        found += [Cell(name, door, in_flight) for name in only for door in doors]
+        found += [
+            limit
+            for name in sorted(limits)
+            if name.startswith("pgbench")
+            and (limit := Cell(name, in_flight=min(in_flight, POOL))) not in found
+        ]
+    found += [Cell("argon2")] if "argon2" in limits else []
+    return found + [Cell(name, door) for name in only for door in doors]
+
+
+def echo_of(cell: Cell, doors: Sequence[str]) -> Cell | None:
+    """What a call's rate is divided by: the bare grpc.aio echo, whatever door the call came by."""
+    return Cell("echo", doors[0], cell.in_flight) if cell.in_flight and cell.door else None
+
+
+def limit_of(cell: Cell) -> Cell | None:
+    """The machine's own limit for a call. No more statements run at once than the pool has
+    connections, so more calls in flight are compared with that many.
+    """
+    limit = CALLS[cell.name].limit if cell.is_call and cell.in_flight else ""
+    if limit.startswith("pgbench"):
+        return Cell(limit, in_flight=min(cell.in_flight, POOL))
+    return Cell(limit) if limit else None
+
+
+def offered(possible: float) -> float:
+    """The rate of an open loop, as a round number."""
+    return float(f"{min(possible * OFFERED, MOST_OFFERED):.1g}")
