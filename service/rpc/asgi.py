@@ -45,17 +45,19 @@ class Adapter(Mount):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
         context = Context(scope, receive, send)
+        path = b"" if scope["query_string"] else scope["raw_path"]
         kind = context.content_type
         if kind != b"application/grpc" and not _GRPC.fullmatch(kind):
-            known = scope["raw_path"] in self._paths
-            return await _plain(send, 415 if known else 404, (b"accept", b"application/grpc"))
+            return await _plain(
+                send, 415 if path in self._paths else 404, (b"accept", b"application/grpc")
+            )
         if scope["method"] != "POST":
             return await _plain(send, 405, (b"allow", b"POST"))
         self._open.add(context)
         try:
             with self.in_flight:
-                await context.finish(await self._answer(context, scope["raw_path"]))
-        except (Disconnected, OSError):
+                await context.finish(await self._answer(context, path))
+        except (asyncio.CancelledError, OSError):
             pass  # nobody is left to tell
         finally:
             self._open.discard(context)
@@ -89,18 +91,23 @@ class Adapter(Mount):
 
     async def watch(self) -> None:
         """End calls whose caller has gone, or whose time is over, for as long as it runs."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            now = loop.time()
+            now = asyncio.get_running_loop().time()
             for context in [each for each in self._open if each.started < now - LOOK_SECONDS]:
-                if context.task is None or context not in self._open:
-                    continue
-                if context.give_up_at is not None and now > context.give_up_at:
-                    context.end(StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
-                    context.task.cancel()
-                elif context.ended and await context.gone():
-                    context.task.cancel()
+                try:
+                    await self._look(context, now)
+                except Exception:
+                    log.exception("looking for a caller failed")
+
+    async def _look(self, context: Context, now: float) -> None:
+        if context.task is None or context not in self._open:
+            return
+        if context.give_up_at is not None and now > context.give_up_at:
+            context.end(StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
+            context.task.cancel()
+        elif context.ended and await context.gone():
+            context.task.cancel()
 
 
 async def _plain(send: Send, status: int, header: tuple[bytes, bytes]) -> None:

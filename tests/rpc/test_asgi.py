@@ -186,7 +186,8 @@ class Caller:
         scope = {
             "type": "http",
             "method": verb,
-            "raw_path": path or f"/test.Service/{method}".encode(),
+            "raw_path": (path or f"/test.Service/{method}".encode()).partition(b"?")[0],
+            "query_string": (path or b"").partition(b"?")[2],
             "headers": [(name.encode(), value) for name, value in given.items()],
             "client": ("192.0.2.1", 4711),
         }
@@ -464,6 +465,7 @@ async def test_the_limit_is_the_limit(call: Caller) -> None:
         b"//test.Service/Echo",
         b"/test.Service%2FEcho",
         b"/test.Service/Echo/",
+        b"/test.Service/Echo?a=b",
         b"/test.service/echo",
         b"xtest.Service/Echo",
         b"test.Service/Echo",
