@@ -49,7 +49,7 @@ def errors() -> str:
     """A row for each reason, from the table that decides."""
     rows = {
         reason: (code.name, (error.__doc__ or "").strip())
-        for error, (code, reason) in reversed([*policy.STATUS.items()])
+        for error, (code, reason) in reversed(list(policy.STATUS.items()))
     }
     lines = [
         "# Errors",
@@ -65,7 +65,7 @@ def errors() -> str:
         "| --- | --- | --- | --- |",
         *(
             f"| `{reason}` | {code} | {message} | {DETAILS.get(reason, '')} |"
-            for reason, (code, message) in reversed(rows.items())
+            for reason, (code, message) in reversed(list(rows.items()))
         ),
     ]
     return "\n".join(lines) + "\n"
