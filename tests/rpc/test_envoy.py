@@ -170,7 +170,9 @@ async def test_watch_tells_of_the_drain_before_it_ends(database_url: str) -> Non
 
 
 async def test_envoy_ends_with_whoever_started_it(database_url: str) -> None:
+    before = folders()
     async with process(database_url, door="envoy") as running:
+        [made] = folders() - before
         running.child.send_signal(signal.SIGKILL)
         await running.stopped()
 
@@ -180,6 +182,11 @@ async def test_envoy_ends_with_whoever_started_it(database_url: str) -> None:
                     if probe.connect_ex(("127.0.0.1", running.api.port)):
                         break
                 await asyncio.sleep(0.05)
+    assert not made.exists()
+
+
+def folders() -> set[Path]:
+    return {each.parent for each in Path(tempfile.gettempdir()).glob("sixfold-*/envoy.json")}
 
 
 async def test_a_taken_port_is_one_line(door: Door, database_url: str) -> None:
@@ -202,15 +209,15 @@ async def test_why_the_service_inside_does_not_start_is_said(database_url: str) 
 
 
 async def test_nothing_is_left_behind(database_url: str) -> None:
-    before = {*Path(tempfile.gettempdir()).glob("sixfold-*/envoy.json")}
+    before = folders()
 
     async with process(database_url, door="envoy") as running:
-        [made] = {*Path(tempfile.gettempdir()).glob("sixfold-*/envoy.json")} - before
-        assert made.parent.stat().st_mode & 0o777 == 0o700
+        [made] = folders() - before
+        assert made.stat().st_mode & 0o777 == 0o700
         running.child.terminate()
         assert await running.stopped() == 0
 
-    assert not made.parent.exists()
+    assert not made.exists()
 
 
 def _serve(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
