@@ -52,6 +52,7 @@ format: $(ENV) ## Format the code and the protos
 
 generate: $(ENV) .venv-codegen/.ready ## Make the generated code and the generated docs anew
 	@$(MAKE) --no-print-directory stubs OUT=clients/python
+	@$(BIN)/python -m service.rpc.descriptors
 	@$(BIN)/python docs/generate.py
 
 .PHONY: stubs

@@ -26,7 +26,7 @@ from sixfold.data.v1 import data_pb2 as data
 
 from bench import calls
 from bench.checks import CHECKS, TIMEOUT, Api, Person
-from service.process import new_loop
+from service.loop import new_loop
 
 T = TypeVar("T")
 

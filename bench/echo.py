@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 
 from bench import calls
-from service.process import new_loop
+from service.loop import new_loop
 
 
 async def _echo(request: bytes, _: Any) -> bytes:

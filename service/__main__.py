@@ -9,6 +9,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Coroutine
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-UNAVAILABLE = 69
 CONFIGURATION = 78
 
 app = typer.Typer(
@@ -36,6 +36,14 @@ user_app = typer.Typer(help="Users, from the operator's side.", no_args_is_help=
 app.add_typer(migrate_app, name="migrate")
 app.add_typer(keys_app, name="keys")
 app.add_typer(user_app, name="user")
+
+
+class Door(StrEnum):
+    """What `serve` puts in front of the servicers."""
+
+    GRPCIO = "grpcio"
+    ENVOY = "envoy"
+
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for machines.")]
 
@@ -55,11 +63,19 @@ def dev(
 
 
 @app.command(epilog="Example: SIXFOLD_DATABASE_URL=postgresql://… sixfold serve")
-def serve() -> None:
+def serve(
+    door: Annotated[
+        Door, typer.Option(help="Who speaks HTTP/2; docs/performance.md.")
+    ] = Door.GRPCIO,
+) -> None:
     """Serve, in production: all settings from the environment, nothing made, nothing migrated."""
+    settings = _settings()
+    if door is Door.ENVOY:
+        from service import outside
+
+        raise typer.Exit(_run(outside.serve(settings), settings))
     from service import process
 
-    settings = _settings()
     _run(process.serve(settings, sys.stdout), settings)
 
 
@@ -176,29 +192,21 @@ def _settings() -> "Settings":
 
 def _run(work: Coroutine[Any, Any, T], settings: "Settings") -> T:
     """Run a command's coroutine, its failures as one line each and an exit code."""
-    from service.domain.errors import DatabaseUnavailable, DomainError, NotReady
-    from service.domain.keys import MasterKeyMismatch
-    from service.process import new_loop
+    from service import exits
+    from service.loop import new_loop
     from service.telemetry import logs
 
     logs.configure(settings.log_level, settings.log_format, sys.stdout)
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(work)
-    except DatabaseUnavailable as error:
-        _fail(UNAVAILABLE, str(error))
-    except NotReady:
-        _fail(1, "the schema is behind: run `sixfold migrate up`")
-    except DomainError as error:
-        _fail(1, *([each.description for each in error.violations] or [str(error)]))
-    except MasterKeyMismatch as error:
-        _fail(
-            CONFIGURATION, f"SIXFOLD_MASTER_KEY is not the one the keys were sealed with: {error}"
-        )
-    except OSError as error:
-        _fail(1, str(error))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as error:
+        known = exits.of(error)
+        if known is None:
+            raise
+        _fail(known[0], *known[1])
 
 
 def _answer(as_json: bool, document: object, lines: list[str]) -> None:

@@ -18,12 +18,15 @@ from service.domain import keys
 from service.domain.errors import DatabaseUnavailable, NotReady
 from service.domain.passwords import PasswordPolicy
 from service.domain.tokens import TokenPolicy
-from service.rpc import interceptors, policy, reflection
+from service.rpc import asgi, interceptors, policy, reflection, server
 from service.rpc.auth import AuthPolicy, AuthService
 from service.rpc.data import DataService
 from service.rpc.hashing import HashPool
 from service.rpc.health import Readiness
-from service.rpc.server import ABORTS, Door, Transport
+from service.rpc.interceptors import Layer
+from service.rpc.mount import Mount
+from service.rpc.server import Door
+from service.rpc.transport import Transport
 from service.settings import Settings, host_port
 from service.store import db, janitor
 from service.store.db import Database
@@ -41,6 +44,10 @@ JWKS_MAX_AGE = timedelta(minutes=5)
 # The process' own, beside `pool_size`: one for the janitor, one for readiness and keys. A process
 # whose pool is full of calls is busy, not unready, and still learns of new keys.
 HOUSEKEEPING_CONNECTIONS = 2
+
+
+# From the layers around calls and those around streams.
+MakeDoor = Callable[[list[Layer], list[Layer]], Mount]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,7 @@ async def serving(
     *,
     hurry: asyncio.Event | None = None,
     on_query: Callable[[Any], None] | None = None,
+    make_door: MakeDoor = Door,
 ) -> AsyncIterator[Ports]:
     """One process, serving until left. Leaving drains; `hurry` cuts the draining short.
 
@@ -112,7 +120,10 @@ async def serving(
             log.warning("starting without keys; readiness waits for them: %s", error)
         readiness = Readiness(own, keyring, utc_now)
         measures = _metrics(pool, hashing, keyring)
-        door = _door(settings, keyring, measures, AccessLog(log_stream, settings.log_format))
+        layers, stream_layers = _layers(
+            settings, keyring, measures, AccessLog(log_stream, settings.log_format)
+        )
+        door = make_door(layers, stream_layers)
         auth_pb2_grpc.add_AuthServiceServicer_to_server(
             _auth_service(settings, pool, keyring, hashing), cast(Any, door)
         )
@@ -224,13 +235,16 @@ def _token_policy(settings: Settings) -> TokenPolicy:
     )
 
 
-def _door(settings: Settings, keyring: Keyring, measures: Metrics, access_log: AccessLog) -> Door:
+def _layers(
+    settings: Settings, keyring: Keyring, measures: Metrics, access_log: AccessLog
+) -> tuple[list[Layer], list[Layer]]:
+    """What surrounds a call, and what surrounds a stream; outermost first."""
     metrics = interceptors.metrics(measures, access_log)
-    errors = interceptors.errors(ABORTS)
+    errors = interceptors.errors(server.ABORTS + asgi.ABORTS)
     auth = interceptors.auth(_token_policy(settings), keyring, utc_now)
     deadline = interceptors.deadline(settings.deadline_seconds, settings.max_deadline_seconds)
     # Validate is the innermost of each method, with the method's own message.
-    return Door([metrics, errors, auth, deadline], stream_layers=[metrics, errors, auth])
+    return [metrics, errors, auth, deadline], [metrics, errors, auth]
 
 
 def _metrics(pool: Database, hashing: HashPool, keyring: Keyring) -> Metrics:

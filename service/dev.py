@@ -13,7 +13,7 @@ from pathlib import Path
 
 from service import admin, process, settings
 from service.app import Ports
-from service.process import new_loop
+from service.loop import new_loop
 from service.rpc.policy import AUTH, DATA
 from service.settings import Settings
 from service.store import embedded

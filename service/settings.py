@@ -16,7 +16,15 @@ DAY: Final = 86_400
 # Read by the client and by the tests, which share the prefix and often the shell.
 TOLERATED: Final = frozenset(
     PREFIX + name
-    for name in ("TARGET", "USERNAME", "PASSWORD", "ALLOW_PLAINTEXT", "TEST_DATABASE_URL", "PG_BIN")
+    for name in (
+        "TARGET",
+        "USERNAME",
+        "PASSWORD",
+        "ALLOW_PLAINTEXT",
+        "TEST_DATABASE_URL",
+        "TEST_DOOR",
+        "PG_BIN",
+    )
 )
 # Kubernetes sets these in every pod beside a Service called "sixfold" or "sixfold-<anything>".
 SERVICE_LINK: Final = re.compile(

@@ -1,7 +1,7 @@
 """What every test stands on: a real Postgres, a real server, real stubs.
 
 Nothing here is a double. `SIXFOLD_TEST_DATABASE_URL` names a server to use instead of the embedded
-one; databases are made and dropped on it.
+one; databases are made and dropped on it. `SIXFOLD_TEST_DOOR=envoy` puts every server behind Envoy.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import itertools
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ from service import admin, app, settings
 from service.settings import Settings
 from service.store import embedded
 from service.store.db import Database
+from tests import envoy_door
 
 # pytest imports this file as `conftest`, tests as `tests.conftest`: one module, so one master key.
 sys.modules.setdefault("tests.conftest", sys.modules[__name__])
@@ -42,7 +43,17 @@ sys.modules.setdefault("tests.conftest", sys.modules[__name__])
 PASSWORD = "a password for ann to keep"
 MASTER_KEY = base64.b64encode(secrets.token_bytes(32)).decode()
 
+DOOR = os.environ.get("SIXFOLD_TEST_DOOR", "grpcio")
+
 Query = str
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Behind Envoy the server is another process, in which a test can patch nothing."""
+    patched = pytest.mark.skip(reason="patches the server's process")
+    for item in items:
+        if DOOR == "envoy" and {"api", "monkeypatch"} <= {*getattr(item, "fixturenames", ())}:
+            item.add_marker(patched)
 
 
 @pytest.fixture(scope="session")
@@ -156,8 +167,8 @@ class Api:
     port: int
     http_port: int
     channel: grpc.aio.Channel
-    queries: list[Query] = field(default_factory=list)
-    log: io.StringIO = field(default_factory=io.StringIO)
+    queries: Sequence[Query] = ()
+    log: io.StringIO | envoy_door.Log = field(default_factory=io.StringIO)
 
     def __post_init__(self) -> None:
         self.auth: auth_pb2_grpc.AuthServiceAsyncStub = auth_pb2_grpc.AuthServiceStub(self.channel)
@@ -193,7 +204,16 @@ class Person:
 
 @asynccontextmanager
 async def serving(database_url: str, **changes: object) -> AsyncIterator[Api]:
-    """A server in this process, on free ports, with settings changed by field name."""
+    """A server in this process (behind Envoy: in its own), on free ports, with settings changed by
+    field name.
+    """
+    if DOOR == "envoy":
+        async with (
+            envoy_door.serving(environment(database_url, **changes)) as (ports, told, written),
+            grpc.aio.insecure_channel(f"127.0.0.1:{ports.grpc}") as channel,
+        ):
+            yield Api(ports.grpc, ports.http, channel, told, written)
+        return
     queries: list[Query] = []
     log = io.StringIO()
 
@@ -290,7 +310,9 @@ class Process:
 
 
 @asynccontextmanager
-async def process(database_url: str, **changes: object) -> AsyncIterator[Process]:
+async def process(
+    database_url: str, *, door: object = DOOR, **changes: object
+) -> AsyncIterator[Process]:
     """A server process on free ports; killed at the end if it still runs."""
     environ = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     child = await asyncio.create_subprocess_exec(
@@ -298,6 +320,8 @@ async def process(database_url: str, **changes: object) -> AsyncIterator[Process
         "-m",
         "service",
         "serve",
+        "--door",
+        str(door),
         env=environ | environment(database_url, **changes),
         stdout=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parent.parent,

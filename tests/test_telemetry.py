@@ -357,6 +357,22 @@ async def test_every_line_of_a_process_that_ends_arrives(end: str) -> None:
     assert (at_exit["message"], last["message"]) == ("at exit", "last")
 
 
+async def test_a_loop_that_never_idles_loses_nothing_while_somebody_reads() -> None:
+    count = 35_000  # more than may wait
+    busy = f"""
+import asyncio
+async def main():
+    for _ in range({count}):
+        access(**call)
+        await asyncio.sleep(0)
+asyncio.run(main())
+"""
+    status, out, errors = await ran(LOGGING + busy)
+
+    assert len(out) > lines.BOUND
+    assert (status, errors, out.count(b'"event":"call"')) == (0, b"", count)
+
+
 async def test_a_process_that_nobody_reads_ends_in_bounded_time() -> None:
     reader, writer = os.pipe()
     start = time.monotonic()

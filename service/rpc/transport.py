@@ -1,0 +1,19 @@
+"""How connections behave, whichever door they come through."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """Seconds and numbers; see docs/limits.md for what a mesh should know."""
+
+    max_connection_age: int
+    max_concurrent_streams: int
+
+
+@dataclass(frozen=True, slots=True)
+class Python:
+    """What Envoy loads: pyvoy's library, and with it "module:attribute" of ours."""
+
+    library: str
+    application: str

@@ -1,0 +1,285 @@
+"""gRPC on the wire (PROTOCOL-HTTP2.md) as events of ASGI: a call's messages, metadata and end."""
+
+import asyncio
+import binascii
+import re
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final, NoReturn, TypeAlias
+from urllib.parse import quote
+
+from grpc import StatusCode
+
+from service.domain import limits
+
+Scope: TypeAlias = dict[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
+Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+# For the message to arrive, where the caller has set no deadline.
+READ_SECONDS: Final = 30.0
+
+_TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_UNIT: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+# Of HTTP and gRPC, not of the caller: no metadata.
+_PROTOCOL: Final = frozenset(
+    {b"te", b"content-type", b"content-length", b"host", b"x-forwarded-proto"}
+    | {b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"}
+)
+_UNESCAPED: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+_HEADERS: Final = [
+    (b"content-type", b"application/grpc"),
+    (b"grpc-accept-encoding", b"identity,deflate,gzip"),
+]
+_START: Final = "http.response.start"
+# The events of nearly every call, made once.
+_STARTED: Final = {"type": _START, "status": 200, "headers": _HEADERS, "trailers": True}
+_ENDED: Final = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
+_OK: Final = StatusCode.OK
+
+
+class Aborted(Exception):
+    """The call has been ended, by the servicer or here. Its context knows how."""
+
+
+class Disconnected(asyncio.CancelledError):
+    """The caller has gone: to handlers and layers as any other cancellation."""
+
+
+class Context:
+    """One call, with as much of grpc.aio's ServicerContext as servicers ask for."""
+
+    __slots__ = (
+        "_begun", "_buffer", "_client", "_deadline", "_details", "_encoding", "_initial",
+        "_metadata", "_receive", "_send", "_status", "_too_much", "_trailing", "content_type",
+        "ended", "give_up_at", "started", "task",
+    )  # fmt: skip
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._client = scope["client"]
+        self._status = _OK
+        self._details = ""
+        self._initial: Headers = []
+        self._trailing: Headers = []
+        self._begun = False
+        self._buffer = b""
+        self.ended = False  # there will be no more messages
+        self.task: asyncio.Task[Any] | None = None
+        self.started = asyncio.get_running_loop().time()
+        self._metadata: list[tuple[str, str | bytes]] = []
+        self.content_type = self._encoding = timeout = b""
+        size = 0
+        for name, value in scope["headers"]:
+            size += 32 + len(name) + len(value)  # as HTTP/2 counts them
+            if name not in _PROTOCOL:
+                if name.endswith(b"-bin"):
+                    self._metadata += _binary(name, value)
+                else:
+                    self._metadata.append((name.decode("latin-1"), value.decode("latin-1")))
+            elif name == b"content-type":
+                self.content_type = value
+            elif name == b"grpc-timeout":
+                timeout = value
+            elif name == b"grpc-encoding":
+                self._encoding = value
+        self._too_much = size > limits.METADATA_BYTES
+        self._deadline = self.started + _seconds(timeout) if timeout else None
+        # Until the message is here; after that, the caller's deadline and the layers count.
+        self.give_up_at: float | None = self._deadline or self.started + READ_SECONDS
+
+    # What servicers see
+
+    def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
+        return self._metadata
+
+    def peer(self) -> str:
+        if self._client is None:
+            return "unix:"
+        host, port = self._client
+        return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+
+    def time_remaining(self) -> float | None:
+        if self._deadline is None:
+            return None
+        return self._deadline - asyncio.get_running_loop().time()
+
+    def code(self) -> StatusCode:
+        return self._status
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> Headers:
+        return self._trailing
+
+    def set_code(self, code: StatusCode) -> None:
+        self._status = code
+
+    def set_details(self, details: str) -> None:
+        self._details = details
+
+    def set_trailing_metadata(self, metadata: Metadata) -> None:
+        self._trailing = _encoded(metadata)
+
+    async def send_initial_metadata(self, metadata: Metadata) -> None:
+        self._initial = _encoded(metadata)
+
+    async def abort(self, code: StatusCode, details: str = "", trailing: Metadata = ()) -> NoReturn:
+        self.refuse(code, details, trailing)
+
+    def refuse(self, code: StatusCode, details: str, trailing: Metadata = ()) -> NoReturn:
+        """End the call, now."""
+        self.end(code, details, trailing)
+        raise Aborted
+
+    def end(self, code: StatusCode, details: str, trailing: Metadata = ()) -> None:
+        """Choose the status that `finish` will send."""
+        self._status, self._details = code, details
+        if trailing:
+            self._trailing = _encoded(trailing)
+
+    # Messages in
+
+    async def message(self) -> bytes:
+        """The message of a call that has one."""
+        self._check_headers()
+        self._buffer = data = await self._more()
+        if not (self.ended and data[:1] == b"\0" and len(data) == 5 + self._length()):
+            data = await self._in_pieces()
+        self.give_up_at = self._deadline
+        return data[5:]
+
+    async def _in_pieces(self) -> bytes:
+        messages = [message async for message in self._framed()]
+        if len(messages) != 1:
+            self.refuse(StatusCode.UNIMPLEMENTED, "this method takes one message")
+        return b"     " + messages[0]
+
+    async def messages(self) -> AsyncIterator[bytes]:
+        """The messages of a call that has many."""
+        self._check_headers()
+        self.give_up_at = self._deadline
+        async for message in self._framed():
+            yield message
+
+    async def _framed(self) -> AsyncIterator[bytes]:
+        while True:
+            while len(self._buffer) < 5 or len(self._buffer) < 5 + self._length():
+                if self.ended:
+                    if self._buffer:
+                        self.refuse(StatusCode.INVALID_ARGUMENT, "the message is cut short")
+                    return
+                self._buffer += await self._more()
+            end = 5 + self._length()
+            flag, message, self._buffer = self._buffer[0], self._buffer[5:end], self._buffer[end:]
+            yield self._inflated(message) if flag else message
+
+    async def _more(self) -> bytes:
+        event = await self._receive()
+        if event["type"] == "http.disconnect":
+            raise Disconnected
+        self.ended = not event["more_body"]
+        body: bytes = event["body"]
+        return body
+
+    async def gone(self) -> bool:
+        """Whether the caller has left. After the last message pyvoy answers this at once."""
+        event = await self._receive()
+        return bool(event["type"] == "http.disconnect")
+
+    def _length(self) -> int:
+        length = int.from_bytes(self._buffer[1:5], "big")
+        return length if length <= limits.MESSAGE_BYTES else self._refuse_size()
+
+    def _refuse_size(self) -> NoReturn:
+        self.refuse(StatusCode.RESOURCE_EXHAUSTED, f"the limit is {limits.MESSAGE_BYTES} bytes")
+
+    def _check_headers(self) -> None:
+        if self._too_much:
+            self.refuse(StatusCode.RESOURCE_EXHAUSTED, "too much metadata")
+        if self._encoding not in (b"", b"identity", b"deflate", b"gzip"):
+            self.refuse(StatusCode.UNIMPLEMENTED, "this grpc-encoding is not supported")
+
+    def _inflated(self, message: bytes) -> bytes:
+        if self._encoding in (b"", b"identity"):
+            self.refuse(StatusCode.INTERNAL, "a compressed message, but no grpc-encoding")
+        # Either format: each says which it is.
+        inflate, plain = zlib.decompressobj(zlib.MAX_WBITS | 32), b""
+        with suppress(zlib.error):
+            # No more than is allowed, whatever a bomb holds.
+            plain = inflate.decompress(message, limits.MESSAGE_BYTES + 1)
+        if len(plain) > limits.MESSAGE_BYTES:
+            self._refuse_size()
+        if not inflate.eof:
+            self.refuse(StatusCode.INVALID_ARGUMENT, "the message cannot be decompressed")
+        return plain
+
+    # Messages out
+
+    async def write(self, message: bytes) -> None:
+        """Send one of several answers; waits while the caller does not read."""
+        try:
+            await self._begin()
+            await self._body(message, more=True)
+        except OSError:  # pyvoy's ClientDisconnectedError
+            raise Disconnected from None
+
+    async def finish(self, answer: bytes | None) -> None:
+        """Send the one answer, if there is one, and the status."""
+        if self._status is not _OK and not self._begun:
+            headers = [*_HEADERS, *self._initial, *self._closing()]  # "Trailers-Only"
+            await self._send({"type": _START, "status": 200, "headers": headers})
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        await self._begin()
+        await self._body(answer, more=False)
+        if self._status is _OK and not self._trailing:
+            await self._send(_ENDED)
+        else:
+            await self._send({"type": "http.response.trailers", "headers": self._closing()})
+
+    async def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            own = self._initial and {"headers": _HEADERS + self._initial}
+            await self._send(_STARTED | own if own else _STARTED)
+
+    async def _body(self, message: bytes | None, *, more: bool) -> None:
+        framed = b"" if message is None else b"\0" + len(message).to_bytes(4, "big") + message
+        await self._send({"type": "http.response.body", "body": framed, "more_body": more})
+
+    def _closing(self) -> Headers:
+        headers = [(b"grpc-status", b"%d" % self._status.value[0]), *self._trailing]
+        if self._details:
+            headers.append((b"grpc-message", quote(self._details, safe=_UNESCAPED).encode()))
+        return headers
+
+
+def _seconds(timeout: bytes) -> float:
+    """What grpc-timeout says. A malformed one counts as none, as in gRPC's own servers."""
+    match = _TIMEOUT.fullmatch(timeout)
+    return int(match[1]) * _UNIT[match[2]] if match else float("inf")
+
+
+def _binary(name: bytes, value: bytes) -> list[tuple[str, str | bytes]]:
+    found: list[tuple[str, str | bytes]] = []
+    for each in value.split(b","):  # a proxy may have joined several
+        with suppress(binascii.Error):
+            found.append((name.decode("latin-1"), b64decode(each.strip() + b"==")))
+    return found
+
+
+def _encoded(metadata: Metadata) -> Headers:
+    return [
+        (
+            key.lower().encode(),
+            b64encode(value).rstrip(b"=") if isinstance(value, bytes) else value.encode(),
+        )
+        for key, value in metadata
+    ]
