@@ -142,7 +142,11 @@ async def serving(
             ready=lambda: readiness.reason,
             metrics=measures.exposition,
         )
-        transport = Transport(settings.max_connection_age_seconds, settings.max_concurrent_streams)
+        transport = Transport(
+            settings.max_connection_age_seconds,
+            settings.max_concurrent_streams,
+            settings.max_concurrent_calls,
+        )
         async with (
             background(
                 keyring.run(settings.key_refresh_seconds),

@@ -59,7 +59,11 @@ async def _start(
     host, port = host_port(settings.listen)
     if host == "::" and not socket.has_dualstack_ipv6():
         host = "0.0.0.0"  # noqa: S104  (what "::" means on a machine without IPv6)
-    transport = Transport(settings.max_connection_age_seconds, settings.max_concurrent_streams)
+    transport = Transport(
+        settings.max_connection_age_seconds,
+        settings.max_concurrent_streams,
+        settings.max_concurrent_calls,
+    )
     admin, config = folder / "admin", folder / "envoy.json"
     config.write_text(json.dumps(envoy.config(host, port, transport, admin=admin, python=python)))
     return await asyncio.create_subprocess_exec(

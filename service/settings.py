@@ -151,6 +151,8 @@ class Settings:
     key_refresh_seconds: int = _knob(15, "seconds between two looks for new keys", 1, 300)
     max_connection_age_seconds: int = _knob(1800, "seconds a connection lives", 10, DAY)
     max_concurrent_streams: int = _knob(100, "calls at once on one connection", 1, 10_000)
+    # A caller who does not read its answers holds a page of 1 MiB for each.
+    max_concurrent_calls: int = _knob(1000, "calls at once on all connections", 1, 100_000)
     log_level: str = _knob("info", "least severity", choices=("debug", "info", "warning", "error"))
     log_format: str = _knob("auto", "auto is text on a terminal", choices=("auto", "json", "text"))
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)

@@ -358,7 +358,7 @@ async def test_every_line_of_a_process_that_ends_arrives(end: str) -> None:
 
 
 async def test_a_loop_that_never_idles_loses_nothing_while_somebody_reads() -> None:
-    count = 35_000  # more than may wait
+    count = lines.BOUND // 180  # more than may wait
     busy = f"""
 import asyncio
 async def main():

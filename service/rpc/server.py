@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from service.domain import limits
+from service.rpc.interceptors import Layer
 from service.rpc.mount import Method, MethodHandler, Mount
 from service.rpc.transport import Transport
 
@@ -45,6 +46,10 @@ def _options(transport: Transport) -> list[tuple[str, int]]:
 class Door(Mount):
     """A grpc.aio server under construction; `serving` opens it. `layers` outermost first."""
 
+    def __init__(self, layers: list[Layer], stream_layers: list[Layer]) -> None:
+        super().__init__(layers, stream_layers)
+        self._stopping = asyncio.Event()
+
     @asynccontextmanager
     async def serving(
         self, address: str, transport: Transport, *, grace: float, hurry: asyncio.Event
@@ -53,7 +58,10 @@ class Door(Mount):
         `grace` seconds, or no more once `hurry` is set, and returns when the last handler has
         ended. Raises OSError when the address cannot be bound.
         """
-        server = grpc.aio.server(options=_options(transport))
+        server = grpc.aio.server(
+            options=_options(transport),
+            maximum_concurrent_rpcs=transport.max_concurrent_calls,
+        )
         for service, names in groupby(self.methods, lambda path: path.partition("/")[0]):
             handlers = {path.partition("/")[2]: self._handler(self.methods[path]) for path in names}
             server.add_generic_rpc_handlers(
@@ -68,6 +76,7 @@ class Door(Mount):
         try:
             yield port
         finally:
+            self._stopping.set()
             stopping = asyncio.ensure_future(server.stop(grace))
             hurrying = asyncio.ensure_future(hurry.wait())
             await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
@@ -84,9 +93,23 @@ class Door(Mount):
             with self.in_flight:
                 return await method.run(request, context)
 
+        async def stream(request: Any, context: Any) -> bytes | None:
+            """A stream outlasts any grace: it ends when the server does, to go on elsewhere."""
+            work = asyncio.ensure_future(behaviour(request, context))
+            stopping = asyncio.ensure_future(self._stopping.wait())
+            try:
+                await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if work.done():
+                    return await work
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "this process is draining")
+                return None
+            finally:
+                work.cancel()
+                stopping.cancel()
+
         # Bytes in, bytes out: parsing belongs inside the layers, after the token.
         make = _KINDS[method.request_streaming, method.response_streaming]
-        return cast(MethodHandler, make(behaviour))
+        return cast(MethodHandler, make(stream if method.response_streaming else behaviour))
 
 
 _KINDS: Final[Any] = {

@@ -8,7 +8,8 @@ class Transport:
     """Seconds and numbers; see docs/limits.md for what a mesh should know."""
 
     max_connection_age: int
-    max_concurrent_streams: int
+    max_concurrent_streams: int  # of one connection
+    max_concurrent_calls: int  # of all; the grpc.aio door's, Envoy has its own limits
 
 
 @dataclass(frozen=True, slots=True)

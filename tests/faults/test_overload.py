@@ -199,7 +199,7 @@ async def test_a_pool_full_of_blocked_writes_sheds_the_rest_and_refuses_stranger
         assert keys.seconds < 0.25
         await until(lambda: is_ready(server.api), 3)
         written = await server.api.data.PutRecord(PUT, metadata=ann.metadata)
-        assert written.revision == 1 + 5 + 1
+        assert written.revision in (2, 3)  # ann may or may not have been one of the five
         assert faults(server.api) == []
 
 
