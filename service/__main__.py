@@ -71,9 +71,9 @@ def serve(
     """Serve, in production: all settings from the environment, nothing made, nothing migrated."""
     settings = _settings()
     if door is Door.ENVOY:
-        from service import outside
+        from service import envoy_launcher
 
-        raise typer.Exit(_run(outside.serve(settings), settings))
+        raise typer.Exit(_run(envoy_launcher.serve(settings), settings))
     from service import process
 
     _run(process.serve(settings, sys.stdout), settings)

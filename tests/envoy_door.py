@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, overload
 
-from service import app, inside, process
+from service import app, envoy_process, process
 from service.app import Ports
 from service.settings import Settings
 
@@ -27,13 +27,14 @@ FOLDER = "_SIXFOLD_TEST_FOLDER"
 # As `sixfold serve --door envoy`, but with `application` below.
 LAUNCH = """
 import asyncio, os, sys
-from service import outside, settings
-serving = outside.serve(settings.load(os.environ), application="tests.envoy_door:application")
+from service import envoy_launcher, settings
+application = "tests.envoy_door:application"
+serving = envoy_launcher.serve(settings.load(os.environ), application=application)
 sys.exit(asyncio.run(serving))
 """
 
 
-class Recorded(inside.Inside):
+class Recorded(envoy_process.Inside):
     """Inside Envoy: the service, with its ports, its statements and its failure in files."""
 
     async def serve(self, chosen: Settings) -> None:

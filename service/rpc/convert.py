@@ -11,7 +11,7 @@ from sixfold.data.v1 import data_pb2
 
 from service.domain.errors import InvalidArgument, Violation
 from service.domain.models import Record, User
-from service.store.record_writes import Request
+from service.store.write_requests import Request
 
 
 def timestamp(time: datetime | None) -> Timestamp | None:

@@ -8,7 +8,7 @@ from sixfold.data.v1 import data_pb2_grpc
 
 from service.domain import json_text, paging
 from service.rpc import caller, convert
-from service.store import record_writes, records
+from service.store import record_deletes, record_writes, records
 from service.store.db import Database
 
 # Characters of JSON. The longest values take 50 to 200 ms to check, and all calls would wait.
@@ -60,10 +60,10 @@ class DataService(data_pb2_grpc.DataServiceServicer):
     async def DeleteRecord(
         self, request: pb.DeleteRecordRequest, _: Any = None
     ) -> pb.DeleteRecordResponse:
-        deletion = record_writes.Deletion(
+        deletion = record_deletes.Deletion(
             request.collection, request.key, request.if_revision, request.allow_missing
         )
-        written = await record_writes.delete(
+        written = await record_deletes.delete(
             self._db, caller.get(), deletion, convert.request(request)
         )
         return pb.DeleteRecordResponse(revision=written.revision)

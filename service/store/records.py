@@ -1,5 +1,6 @@
 """The records table, read. Every statement starts at the caller's live session, so none can be run
-for a session that has ended or for another user's rows. Writes are in record_writes.py.
+for a session that has ended or for another user's rows. record_writes.py and record_deletes.py
+change it.
 """
 
 from dataclasses import dataclass
@@ -120,6 +121,26 @@ async def page(
     found = first["found"] or 0
     records = [_record(row) for row in rows[:size]] if found else []
     return Page(user, first["user_revision"], records, more=found > len(records))
+
+
+REVISION: Final = """
+    SELECT r.revision
+      FROM live_sessions s
+      LEFT JOIN records r
+        ON r.user_id = s.user_id AND r.collection = $3 AND r.key = $4
+       AND (r.expire_time IS NULL OR r.expire_time > now())
+     WHERE s.user_id = $1 AND s.session_id = $2
+"""
+
+
+async def revision(db: Database, caller: Caller, collection: str, key: str) -> int:
+    """The record's revision, 0 when there is none: to say why a write did not happen. Raises
+    SessionRevoked.
+    """
+    row = await db.row(REVISION, caller.user_id, caller.session_id, collection, key)
+    if row is None:
+        raise SessionRevoked
+    return row["revision"] or 0
 
 
 def _record(row: asyncpg.Record) -> Record:

@@ -20,10 +20,12 @@ from service.domain import ids
 from service.domain.errors import RecordExists, RecordNotFound, RevisionMismatch
 from service.domain.models import Caller
 from service.domain.refresh import RefreshToken
-from service.store import janitor, record_writes, records, sessions, users
+from service.store import janitor, record_deletes, record_writes, records, sessions, users
 from service.store.db import Database
-from service.store.record_writes import Deletion, Request, Write, Written
+from service.store.record_deletes import Deletion
+from service.store.record_writes import Write
 from service.store.sessions import Lifetimes
+from service.store.write_requests import Request, Written
 from tests.conftest import make_settings
 
 DAY = timedelta(days=1)
@@ -111,7 +113,9 @@ async def test_revisions_of_one_user_have_no_gaps_under_200_parallel_writes(
         db, key = pools[n % 2], f"k{n % 7}"
         try:
             if n % 5 == 0:
-                return (await record_writes.delete(db, me, Deletion("c", key), NO_REQUEST)).revision
+                return (
+                    await record_deletes.delete(db, me, Deletion("c", key), NO_REQUEST)
+                ).revision
             absent = n % 5 == 1
             put = Write("c", key, str(n), if_absent=absent)
             return (await record_writes.put(db, me, put, NO_REQUEST)).revision
@@ -164,7 +168,7 @@ async def test_one_request_id_raced_by_twenty_is_done_once_and_answered_alike(
             *(
                 record_writes.put(pools[n % 2], me, write, request)
                 if write
-                else record_writes.delete(pools[n % 2], me, Deletion("c", "k"), request)
+                else record_deletes.delete(pools[n % 2], me, Deletion("c", "k"), request)
                 for n in range(20)
             ),
             return_exceptions=True,
@@ -187,7 +191,7 @@ async def test_a_failed_precondition_is_told_with_a_request_id_as_without(
         with pytest.raises(RevisionMismatch):
             await record_writes.put(pools[0], me, Write("c", "k", "1", if_revision=99), request)
         with pytest.raises(RecordNotFound):
-            await record_writes.delete(pools[0], me, Deletion("c", "none"), request)
+            await record_deletes.delete(pools[0], me, Deletion("c", "none"), request)
 
     assert (await records.get(pools[0], me, "c", "k")).json == "0"
 
@@ -285,7 +289,7 @@ class Recorder:
                 read = await records.get(db, self.me, "c", key)
                 return False, key, read.json, read.revision
             if kind == "delete":
-                deleted = await record_writes.delete(db, self.me, Deletion("c", key), NO_REQUEST)
+                deleted = await record_deletes.delete(db, self.me, Deletion("c", key), NO_REQUEST)
                 return True, key, None, deleted.revision
             put = await record_writes.put(db, self.me, Write("c", key, json), NO_REQUEST)
             return True, key, json, put.revision
@@ -363,7 +367,7 @@ async def test_writers_and_the_janitor_never_deadlock_and_agree_on_the_count(
             request = Request(uuid4(), hashlib.sha256(key.encode()).digest())
             try:
                 if chance.random() < 0.2:
-                    await record_writes.delete(db, me, Deletion("c", key), request)
+                    await record_deletes.delete(db, me, Deletion("c", key), request)
                 else:
                     put = Write("c", key, "1", expire_time=expire_time)
                     await record_writes.put(db, me, put, request)

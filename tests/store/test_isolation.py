@@ -15,9 +15,11 @@ from sixfold.data.v1 import data_pb2 as pb
 
 from service.domain.errors import SessionRevoked
 from service.domain.models import Caller
-from service.store import record_writes, records, sessions, users
+from service.store import record_deletes, record_writes, records, sessions, users
 from service.store.db import Database
-from service.store.record_writes import Deletion, Request, Write
+from service.store.record_deletes import Deletion
+from service.store.record_writes import Write
+from service.store.write_requests import Request
 from tests.conftest import Api, Person, refusal, refused
 
 # Few names, so that the two meet at every one of them.
@@ -262,7 +264,7 @@ async def test_a_session_opens_no_other_users_rows(
         record_writes.put(pool, chimera, Write("c", "k", "2"), request),
         record_writes.put(pool, chimera, Write("c", "k", "2", if_revision=1), request),
         record_writes.put(pool, chimera, Write("c", "new", "2", if_absent=True), request),
-        record_writes.delete(pool, chimera, Deletion("c", "k"), request),
+        record_deletes.delete(pool, chimera, Deletion("c", "k"), request),
         users.get(pool, chimera),
         users.caller_credentials(pool, chimera),
         users.change_password(pool, chimera, 0, "hash", keep_other_sessions=False),

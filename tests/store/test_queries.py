@@ -49,7 +49,7 @@ def test_the_search_finds_what_is_there() -> None:
     assert {
         "records.GET",
         "record_writes.PUT",
-        "record_writes.DELETE",
+        "record_deletes.DELETE",
         "sessions.ROTATE",
         "users.LOGIN_CREDENTIALS",
         "janitor.RECORDS",
@@ -132,7 +132,7 @@ async def full(connection: asyncpg.Connection) -> tuple[UUID, UUID]:
         ("records.PAGE_OF_COLLECTION", ("c1", "", 51, 2**21)),
         ("record_writes.PUT", (REQUEST_ID, "", "c1", "k1", "1", IN_A_DAY, 10_000, False)),
         ("record_writes.REPLACE", (REQUEST_ID, "", "c1", "k1", "1", IN_A_DAY, 1)),
-        ("record_writes.DELETE", (REQUEST_ID, "", "c1", "k1", 0, True)),
+        ("record_deletes.DELETE", (REQUEST_ID, "", "c1", "k1", 0, True)),
         ("sessions.ROTATE", ("", "", "", REQUEST_ID, "1 day", "c")),
         ("sessions.END", ()),
         ("users.GET", ()),

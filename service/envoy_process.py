@@ -1,8 +1,9 @@
 """The serving process of the Envoy door, from inside Envoy.
 
 Envoy imports this module into its own process (pyvoy) and calls `application`. Whoever started
-Envoy (`service.outside`) holds the other end of a socket: each byte from there is a signal, and its
-end means that nobody is there any more; back goes the exit code, should the service not start.
+Envoy (`service.envoy_launcher`) holds the other end of a socket: each byte from there is a signal,
+and its end means that nobody is there any more; back goes the exit code, should the service not
+start.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from service import app, exits, process, settings
-from service.outside import VARIABLE
+from service.envoy_launcher import VARIABLE
 from service.rpc.behind_envoy import EnvoyDoor
 from service.rpc.interceptors import Layer
 from service.rpc.wire import Receive, Scope, Send

