@@ -123,7 +123,7 @@ class Database:
             connection = await self._acquire()
             try:
                 return await getattr(connection, fetch)(sql, *args)
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, asyncpg.QueryCanceledError):
                 cast(Any, connection).interrupt()  # the proxy passes it on to the Connection
                 raise
             finally:

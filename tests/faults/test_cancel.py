@@ -67,7 +67,10 @@ async def leftovers(connection: asyncpg.Connection) -> dict[str, int]:
     row = await connection.fetchrow(
         """
         SELECT count(*) FILTER (WHERE state LIKE 'idle in transaction%') AS open_transactions,
-               count(*) FILTER (WHERE state = 'active') AS statements,
+               -- One whose caller left in its first half waits for the connection's next use; what
+               -- it could do harm with, locks, is counted apart.
+               count(*) FILTER (WHERE state = 'active'
+                                  AND wait_event IS DISTINCT FROM 'ClientRead') AS statements,
                (SELECT count(*) FROM pg_locks l JOIN pg_stat_activity s USING (pid)
                  WHERE s.datname = current_database() AND s.application_name = 'sixfold') AS locks
           FROM pg_stat_activity
