@@ -5,7 +5,7 @@ from typing import Final
 
 from service.domain.errors import RecordNotFound, RevisionMismatch
 from service.domain.models import Caller
-from service.store import records, write_requests
+from service.store import write_requests
 from service.store.db import Database
 from service.store.write_requests import Request, Written
 
@@ -60,7 +60,10 @@ DELETE: Final = """
     )
     SELECT seen.request_hash, coalesce(outcome.revision, seen.revision) AS revision,
            coalesce(outcome.create_time, seen.create_time) AS create_time,
-           coalesce(outcome.update_time, seen.update_time) AS update_time
+           coalesce(outcome.update_time, seen.update_time) AS update_time,
+           (SELECT r.revision FROM records r
+             WHERE r.user_id = $1 AND r.collection = $5 AND r.key = $6
+               AND (r.expire_time IS NULL OR r.expire_time > now())) AS current_revision
       FROM session
       LEFT JOIN seen ON true
       LEFT JOIN outcome ON true
@@ -71,13 +74,10 @@ async def delete(db: Database, caller: Caller, deletion: Deletion, request: Requ
     """Delete a record; revision 0 when there was none and that is allowed. Raises SessionRevoked,
     RequestIdReused, RecordNotFound, RevisionMismatch.
     """
-    collection, key, if_revision = deletion.collection, deletion.key, deletion.if_revision
-    named = (request.request_id, request.request_hash, collection, key)
-    row = await write_requests.once(db, DELETE, caller, *named, if_revision, deletion.allow_missing)
-    written = write_requests.answer(row, request)
-    if written is not None:
-        return written
-    current = await records.revision(db, caller, collection, key)
-    if if_revision and current:
-        raise RevisionMismatch(current)
-    raise RecordNotFound(collection, key)
+    named = (deletion.collection, deletion.key, deletion.if_revision, deletion.allow_missing)
+    row = await write_requests.once(db, DELETE, caller, request, *named)
+    if row["revision"] is not None:
+        return Written(row["revision"], row["create_time"], row["update_time"])
+    if deletion.if_revision and row["current_revision"]:
+        raise RevisionMismatch(row["current_revision"])
+    raise RecordNotFound(deletion.collection, deletion.key)

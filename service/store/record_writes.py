@@ -1,5 +1,5 @@
 """The records table, written to: one statement that checks the session, remembers the request_id,
-and writes; and a second one only to say why nothing was written.
+and writes; run again when nothing was written, to be sure and to say why.
 
 A write locks the user's counter first, which puts all writes of one user in one order. In READ
 COMMITTED the other parts of the same statement keep the snapshot from before that wait, so what
@@ -22,7 +22,7 @@ from service.domain.errors import (
     Violation,
 )
 from service.domain.models import Caller
-from service.store import records, write_requests
+from service.store import write_requests
 from service.store.db import Database
 from service.store.write_requests import Request, Written
 
@@ -79,7 +79,10 @@ PUT: Final = """
     SELECT seen.request_hash, coalesce(put.revision, seen.revision) AS revision,
            coalesce(put.create_time, seen.create_time) AS create_time,
            coalesce(put.update_time, seen.update_time) AS update_time,
-           head.record_count >= $9 AS at_quota
+           head.record_count >= $9 AS at_quota,
+           (SELECT r.revision FROM records r
+             WHERE r.user_id = $1 AND r.collection = $5 AND r.key = $6
+               AND (r.expire_time IS NULL OR r.expire_time > now())) AS current_revision
       FROM session
       LEFT JOIN seen ON true
       LEFT JOIN put ON true
@@ -117,7 +120,10 @@ REPLACE: Final = """
     )
     SELECT seen.request_hash, coalesce(put.revision, seen.revision) AS revision,
            coalesce(put.create_time, seen.create_time) AS create_time,
-           coalesce(put.update_time, seen.update_time) AS update_time
+           coalesce(put.update_time, seen.update_time) AS update_time,
+           (SELECT r.revision FROM records r
+             WHERE r.user_id = $1 AND r.collection = $5 AND r.key = $6
+               AND (r.expire_time IS NULL OR r.expire_time > now())) AS current_revision
       FROM session
       LEFT JOIN seen ON true
       LEFT JOIN put ON true
@@ -128,16 +134,16 @@ async def put(db: Database, caller: Caller, write: Write, request: Request) -> W
     """Make or replace a record. Raises SessionRevoked, RequestIdReused, RecordExists,
     RevisionMismatch, QuotaExceeded, and InvalidArgument for JSON that Postgres cannot hold.
     """
-    named = (request.request_id, request.request_hash, write.collection, write.key, write.json)
+    named = (write.collection, write.key, write.json)
     try:
         if write.if_revision is not None:
             row = await write_requests.once(
-                db, REPLACE, caller, *named, write.expire_time, write.if_revision
+                db, REPLACE, caller, request, *named, write.expire_time, write.if_revision
             )
         else:
             quota = limits.RECORDS_PER_USER
             row = await write_requests.once(
-                db, PUT, caller, *named, write.expire_time, quota, write.if_absent
+                db, PUT, caller, request, *named, write.expire_time, quota, write.if_absent
             )
     except asyncpg.CheckViolationError as error:
         raise InvalidArgument(
@@ -147,13 +153,12 @@ async def put(db: Database, caller: Caller, write: Write, request: Request) -> W
         raise InvalidArgument(
             Violation("json", "JSON_INVALID", "must be JSON that Postgres can keep")
         ) from error
-    written = write_requests.answer(row, request)
-    if written is not None:
-        return written
-    current = await records.revision(db, caller, write.collection, write.key)
+    if row["revision"] is not None:
+        return Written(row["revision"], row["create_time"], row["update_time"])
+    current = row["current_revision"] or 0
     if write.if_revision is not None:
         raise RevisionMismatch(current)
-    # It may have been deleted since; 0 says so. `row` is there, or `_answer` would have raised.
-    if write.if_absent and row and (current or not row["at_quota"]):
+    # It may have been deleted since; 0 says so.
+    if write.if_absent and (current or not row["at_quota"]):
         raise RecordExists(current)
     raise QuotaExceeded(limits.RECORDS_PER_USER)

@@ -123,26 +123,6 @@ async def page(
     return Page(user, first["user_revision"], records, more=found > len(records))
 
 
-REVISION: Final = """
-    SELECT r.revision
-      FROM live_sessions s
-      LEFT JOIN records r
-        ON r.user_id = s.user_id AND r.collection = $3 AND r.key = $4
-       AND (r.expire_time IS NULL OR r.expire_time > now())
-     WHERE s.user_id = $1 AND s.session_id = $2
-"""
-
-
-async def revision(db: Database, caller: Caller, collection: str, key: str) -> int:
-    """The record's revision, 0 when there is none: to say why a write did not happen. Raises
-    SessionRevoked.
-    """
-    row = await db.row(REVISION, caller.user_id, caller.session_id, collection, key)
-    if row is None:
-        raise SessionRevoked
-    return row["revision"] or 0
-
-
 def _record(row: asyncpg.Record) -> Record:
     return Record(
         row["collection"],

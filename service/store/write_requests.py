@@ -32,34 +32,33 @@ class Written:
 
 
 async def once(
-    db: Database, sql: str, caller: Caller, request_id: UUID | None, *args: object
-) -> asyncpg.Record | None:
-    """Run a write, in the caller's lane; once more when it may have waited for another with the
-    same request_id.
+    db: Database, sql: str, caller: Caller, request: Request, *args: object
+) -> asyncpg.Record:
+    """Run a write, in the caller's lane, and again when it wrote nothing. The row has a `revision`
+    unless a precondition did not hold. Raises SessionRevoked, RequestIdReused.
 
-    What that one committed the statement could not see yet. Either the primary key of
-    write_requests undid it whole, or its precondition failed because of the very write it repeats.
-    Run again, it finds the first one's answer.
+    A statement that waited for another write of this user cannot see what that one committed. Was
+    it the same request, then the primary key of write_requests has undone this one whole, or its
+    precondition failed because of the very write it repeats. Run again, it sees: the first one's
+    answer, or the revision that is in the way.
     """
-    named = (caller.user_id, caller.session_id, request_id, *args)
+    named = (
+        caller.user_id,
+        caller.session_id,
+        request.request_id,
+        request.request_hash,
+        *args,
+    )
     async with db.lanes.enter(caller.user_id):
         try:
             row = await db.write(sql, *named)
+            again = row is not None and row["revision"] is None
         except asyncpg.UniqueViolationError:
-            return await db.write(sql, *named)
-        if request_id is None or row is None or row["revision"] is not None:
-            return row
-        return await db.write(sql, *named)
-
-
-def answer(row: asyncpg.Record | None, request: Request) -> Written | None:
-    """What was written, now or by the first try; None when a precondition did not hold. Raises
-    SessionRevoked, RequestIdReused.
-    """
+            again = True
+        if again:
+            row = await db.write(sql, *named)
     if row is None:
         raise SessionRevoked
     if row["request_hash"] not in (None, request.request_hash):
         raise RequestIdReused
-    if row["revision"] is None:
-        return None
-    return Written(row["revision"], row["create_time"], row["update_time"])
+    return row

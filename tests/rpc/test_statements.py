@@ -76,6 +76,10 @@ COSTS: dict[str, tuple[int, Call]] = {
     "PutRecord, replacing": (1, lambda api, ann: put(api, ann, json="2")),
     "PutRecord with a request_id": (1, lambda api, ann: put(api, ann, request_id=str(uuid4()))),
     "PutRecord at its revision": (1, lambda api, ann: put(api, ann, if_revision=1)),
+    "PutRecord at another revision with a request_id": (
+        2,
+        lambda api, ann: put(api, ann, if_revision=9, request_id=str(uuid4())),
+    ),
     "PutRecord at another revision": (2, lambda api, ann: put(api, ann, if_revision=9)),
     "PutRecord of what is there": (2, lambda api, ann: put(api, ann, if_absent=True)),
     "PutRecord of bad JSON": (0, lambda api, ann: put(api, ann, json="{")),
