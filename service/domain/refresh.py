@@ -71,4 +71,8 @@ def parse(tag_key: bytes, text: str) -> RefreshToken:
     if not hmac.compare_digest(hmac.digest(tag_key, body, "sha256")[:_TAG_BYTES], tag):
         raise TokenInvalid
     user_id, session_id, generation, secret = _BODY.unpack(body)
-    return RefreshToken(UUID(bytes=user_id), UUID(bytes=session_id), generation, secret)
+    token = RefreshToken(UUID(bytes=user_id), UUID(bytes=session_id), generation, secret)
+    # Base64 has other spellings of the same bytes, such as more padding; a token has one.
+    if token.text(tag_key) != text:
+        raise TokenInvalid
+    return token
