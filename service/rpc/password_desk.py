@@ -1,7 +1,7 @@
 """Where passwords are proved and hashed, for every handler that has to do with one."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 
 from service.domain import passwords
@@ -28,13 +28,11 @@ class PasswordDesk:
         self._now = now
         self._entropy = entropy
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self) -> AbstractContextManager[None]:
         """Take a place for hashing, before an attempt is counted: load must not look like guesses.
         Raises Overloaded.
         """
-        with self._hashing.place():
-            yield
+        return self._hashing.place()
 
     def check(self, password: str, *, username: str, field: str) -> None:
         """Refuse a new password that breaks the policy. Raises InvalidArgument."""
