@@ -17,6 +17,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TextIO
 
 import pytest
@@ -510,7 +511,7 @@ def test_a_security_event_says_whose_call_it_was() -> None:
     stream = configured()
 
     def served() -> None:
-        logs.bind("r-1", "ipv4:10.0.0.7:51234")
+        logs.bind(SimpleNamespace(request_id="r-1", peer="ipv4:10.0.0.7:51234"))
         logs.security_event("authn_login_fail", user="ann")
 
     copy_context().run(served)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 
@@ -28,8 +29,7 @@ class User:
     update_time: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One value a user keeps; `json` is Postgres' canonical text of it."""
 
     collection: str

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from grpc import StatusCode
 
@@ -31,7 +31,8 @@ class Adapter(Mount):
 
     def __init__(self, layers: list[Layer], stream_layers: list[Layer]) -> None:
         super().__init__(layers, stream_layers)
-        self._open: set[Context] = set()
+        # Apart from the contexts: one that knew its task would be a cycle, for the collector.
+        self._open: dict[Context, asyncio.Task[Any]] = {}
         # Whole and raw: "/a%2Fb", "//a/b" and "xa/b" are no method's path.
         self._paths: dict[bytes, Method] = {}
 
@@ -44,7 +45,7 @@ class Adapter(Mount):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
-        context = Context(scope, receive, send)
+        context = Context(scope, receive, send, asyncio.get_running_loop().time())
         path = b"" if scope["query_string"] else scope["raw_path"]
         kind = context.content_type
         if kind != b"application/grpc" and not _GRPC.fullmatch(kind):
@@ -53,25 +54,24 @@ class Adapter(Mount):
             )
         if scope["method"] != "POST":
             return await _plain(send, 405, (b"allow", b"POST"))
-        self._open.add(context)
+        self._open[context] = _this_task()
         try:
             with self.in_flight:
                 await context.finish(await self._answer(context, path))
         except (asyncio.CancelledError, OSError):
             pass  # nobody is left to tell
         finally:
-            self._open.discard(context)
+            del self._open[context]
         return None
 
     async def _answer(self, context: Context, path: bytes) -> bytes | None:
         try:
             method = self._paths.get(path)
-            context.task = asyncio.current_task()
             if method is None:
-                return await self.unknown.run(b"", context)
-            if method.request_streaming:
-                return await method.run(context.messages(), context)
-            return await method.run(await context.message(), context)
+                return await self.unknown.run(b"", context, context.essential)
+            streaming = method.request_streaming
+            request = context.messages() if streaming else await context.message()
+            return await method.run(request, context, context.essential)
         except Aborted:
             pass
         except asyncio.CancelledError:
@@ -84,10 +84,9 @@ class Adapter(Mount):
 
     def cancel(self) -> None:
         """End all calls: nobody waits for them any longer."""
-        for context in self._open:
-            if context.task:
-                context.end(StatusCode.UNAVAILABLE, "the server is shutting down")
-                context.task.cancel()
+        for context, task in self._open.items():
+            context.end(StatusCode.UNAVAILABLE, "the server is shutting down")
+            task.cancel()
 
     async def watch(self) -> None:
         """End calls whose caller has gone, or whose time is over, for as long as it runs."""
@@ -101,13 +100,20 @@ class Adapter(Mount):
                     log.exception("looking for a caller failed")
 
     async def _look(self, context: Context, now: float) -> None:
-        if context.task is None or context not in self._open:
+        task = self._open.get(context)
+        if task is None:
             return
         if context.give_up_at is not None and now > context.give_up_at:
             context.end(StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
-            context.task.cancel()
+            task.cancel()
         elif context.ended and await context.gone():
-            context.task.cancel()
+            task.cancel()
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None, "a server runs each call in a task of its own"
+    return task
 
 
 async def _plain(send: Send, status: int, header: tuple[bytes, bytes]) -> None:

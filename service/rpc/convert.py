@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import UTC, datetime
+from typing import Final
 from uuid import UUID
 
 from google.protobuf.message import Message
@@ -13,14 +14,20 @@ from service.domain.errors import InvalidArgument, Violation
 from service.domain.models import Record, User
 from service.store.write_requests import Request
 
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 def timestamp(time: datetime | None) -> Timestamp | None:
     """A time on the wire, to the microsecond Postgres keeps."""
-    if time is None:
-        return None
-    # Whole seconds apart: a float of both rounds up beyond the year 2242.
-    seconds = int(time.replace(microsecond=0).timestamp())
-    return Timestamp(seconds=seconds, nanos=time.microsecond * 1000)
+    return None if time is None else _set(Timestamp(), time)
+
+
+def _set(stamp: Timestamp, time: datetime) -> Timestamp:
+    # In integers: a float of seconds and microseconds rounds up beyond the year 2242.
+    since = time - EPOCH
+    stamp.seconds = since.days * 86_400 + since.seconds
+    stamp.nanos = since.microseconds * 1000
+    return stamp
 
 
 def time(message: Message, field: str) -> datetime | None:
@@ -45,17 +52,16 @@ def user(value: User) -> auth_pb2.User:
     )
 
 
-def record(value: Record) -> data_pb2.Record:
-    """A record on the wire."""
-    return data_pb2.Record(
-        collection=value.collection,
-        key=value.key,
-        json=value.json,
-        revision=value.revision,
-        create_time=timestamp(value.create_time),
-        update_time=timestamp(value.update_time),
-        expire_time=timestamp(value.expire_time),
-    )
+def record(value: Record, into: data_pb2.Record) -> None:
+    """A record on the wire. In place: to make a message and have it copied costs twice as much."""
+    into.collection = value.collection
+    into.key = value.key
+    into.json = value.json
+    into.revision = value.revision
+    _set(into.create_time, value.create_time)
+    _set(into.update_time, value.update_time)
+    if value.expire_time is not None:
+        _set(into.expire_time, value.expire_time)
 
 
 def request(message: data_pb2.PutRecordRequest | data_pb2.DeleteRecordRequest) -> Request:

@@ -26,16 +26,20 @@ class DataService(data_pb2_grpc.DataServiceServicer):
         self, request: pb.GetUserDataRequest, _: Any = None
     ) -> pb.GetUserDataResponse:
         page, next_page_token = await self._page(request, "GetUserData")
-        return pb.GetUserDataResponse(
-            records=map(convert.record, page.records),
+        response = pb.GetUserDataResponse(
             next_page_token=next_page_token,
             user=convert.user(page.user),
             revision=page.revision,
         )
+        for record in page.records:
+            convert.record(record, response.records.add())
+        return response
 
     async def GetRecord(self, request: pb.GetRecordRequest, _: Any = None) -> pb.GetRecordResponse:
         record = await records.get(self._db, caller.get(), request.collection, request.key)
-        return pb.GetRecordResponse(record=convert.record(record))
+        response = pb.GetRecordResponse()
+        convert.record(record, response.record)
+        return response
 
     async def PutRecord(self, request: pb.PutRecordRequest, _: Any = None) -> pb.PutRecordResponse:
         if len(request.json) <= CHECKED_AT_ONCE:
@@ -72,9 +76,10 @@ class DataService(data_pb2_grpc.DataServiceServicer):
         self, request: pb.ListRecordsRequest, _: Any = None
     ) -> pb.ListRecordsResponse:
         page, next_page_token = await self._page(request, "ListRecords")
-        return pb.ListRecordsResponse(
-            records=map(convert.record, page.records), next_page_token=next_page_token
-        )
+        response = pb.ListRecordsResponse(next_page_token=next_page_token)
+        for record in page.records:
+            convert.record(record, response.records.add())
+        return response
 
     async def _page(
         self, request: pb.GetUserDataRequest | pb.ListRecordsRequest, method: str

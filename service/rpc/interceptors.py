@@ -34,6 +34,7 @@ from service.domain.errors import (
 from service.domain.models import Caller
 from service.domain.tokens import TokenPolicy
 from service.rpc import caller, failure, policy
+from service.rpc.deadlines import Deadlines
 from service.rpc.verified import VerifiedTokens
 from service.store.keyring import Keyring
 from service.telemetry.logs import AccessLog, bind, security_event
@@ -51,16 +52,23 @@ class Call:
 
     request_id: str
     peer: str
-    metadata: Sequence[tuple[str, str | bytes]]
+    authorization: Sequence[str]  # the values of that name in its metadata
     time_remaining: float | None  # seconds until the caller gives up; None: never
     context: Any  # the door's own, for servicers that are not ours
-    refuse: Callable[[DomainError], Awaitable[None]]  # ends the call with this error; raises
-    aborted: Callable[[], StatusCode]  # what a servicer that is not ours ended the call with
     code: StatusCode = StatusCode.OK
     reason: str = ""
     received: int = 0
     sent: int = 0
     caller: Caller | None = None
+
+    async def refuse(self, error: DomainError) -> None:
+        """End the call with this error, by the door's own exception."""
+        self.code, self.reason = failure.code_and_reason(error)
+        status = failure.status(error, self.request_id)
+        trailers = [("grpc-status-details-bin", status.SerializeToString())]
+        if self.code is StatusCode.UNAUTHENTICATED:
+            trailers.append(("www-authenticate", 'Bearer error="invalid_token"'))  # RFC 6750
+        await self.context.abort(self.code, status.message, tuple(trailers))
 
 
 # From the request's bytes (an iterator of them, for a client stream) to the answer's, or to None
@@ -75,7 +83,7 @@ def metrics(measures: Metrics, access_log: AccessLog) -> Layer:
     def layer(method: str, inner: Handler) -> Handler:
         async def measured(request: Any, call: Call) -> bytes | None:
             start = time.perf_counter()
-            bind(call.request_id, call.peer)
+            bind(call)
             measures.started(method)
             try:
                 return await inner(request, call)
@@ -92,7 +100,7 @@ def metrics(measures: Metrics, access_log: AccessLog) -> Layer:
                     reason=call.reason,
                     duration_ms=seconds * 1000,
                     request_id=call.request_id,
-                    user_id=str(call.caller.user_id) if call.caller else None,
+                    user_id=call.caller.user_id if call.caller else None,
                     peer=call.peer,
                 )
 
@@ -114,12 +122,11 @@ def errors(aborts: tuple[type[BaseException], ...]) -> Layer:
             except DomainError as error:
                 refusal = error
             except aborts:
-                call.code = call.aborted()
+                call.code = call.context.code()
                 raise
             except Exception:
                 log.exception("%s failed", method, extra={"request_id": call.request_id})
                 refusal = Internal()
-            call.code, call.reason = failure.code_and_reason(refusal)
             await call.refuse(refusal)
             return None
 
@@ -135,7 +142,7 @@ def auth(token_policy: TokenPolicy, keyring: Keyring, now: Callable[[], datetime
     memo = VerifiedTokens(token_policy)
 
     async def verified(call: Call) -> Caller:
-        token = bearer([value for key, value in call.metadata if key == "authorization"])
+        token = bearer(call.authorization)
         try:
             return memo.caller(keyring.current, token, now())
         except TokenInvalid:
@@ -166,7 +173,7 @@ def auth(token_policy: TokenPolicy, keyring: Keyring, now: Callable[[], datetime
     return layer
 
 
-def bearer(values: list[str | bytes]) -> str:
+def bearer(values: Sequence[str]) -> str:
     """The token in `authorization: Bearer <token>` (RFC 6750; the scheme in any case).
 
     Raises TokenMissing when there is none, TokenInvalid when there are several or another scheme:
@@ -174,7 +181,7 @@ def bearer(values: list[str | bytes]) -> str:
     """
     if not values:
         raise TokenMissing
-    scheme, _, token = str(values[0]).partition(" ")
+    scheme, _, token = values[0].partition(" ")
     if len(values) > 1 or scheme.lower() != "bearer" or not token:
         raise TokenInvalid
     return token
@@ -184,6 +191,7 @@ def deadline(default: float, longest: float) -> Layer:
     """Bound every call, in seconds: by its own deadline, by `default` if it brings none, and by
     `longest` in any case. Cancelling the handler cancels its statement.
     """
+    deadlines = Deadlines()
 
     def layer(_: str, inner: Handler) -> Handler:
         async def bounded(request: Any, call: Call) -> bytes | None:
@@ -191,13 +199,8 @@ def deadline(default: float, longest: float) -> Layer:
             limit = min(default if given is None else given - ANSWER_SECONDS, longest)
             if limit <= 0:
                 raise DeadlineExceeded
-            try:
-                async with asyncio.timeout(limit) as timer:
-                    return await inner(request, call)
-            except TimeoutError as error:
-                if timer.expired():
-                    raise DeadlineExceeded from error
-                raise
+            with deadlines.after(limit):
+                return await inner(request, call)
 
         return bounded
 

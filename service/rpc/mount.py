@@ -6,7 +6,7 @@ A door brings the bytes and a context; everything a call goes through from there
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from functools import reduce
@@ -16,8 +16,7 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 import grpc
 from google.protobuf.message import Message
 
-from service.domain.errors import DomainError
-from service.rpc import failure, policy
+from service.rpc import policy
 from service.rpc.interceptors import Call, Handler, Layer, parsed, validate
 from service.rpc.transport import Transport
 
@@ -25,6 +24,7 @@ from service.rpc.transport import Transport
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 # Of either message type; what the generated code makes.
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 
 class Context(Protocol):
@@ -46,9 +46,11 @@ class Method:
     response_streaming: bool
     stack: Handler
 
-    def run(self, request: Any, context: Context) -> Awaitable[bytes | None]:
-        """Answer one call: None where the answers were written to the context."""
-        return self.stack(request, _call(context))
+    def run(self, request: Any, context: Context, metadata: Metadata) -> Awaitable[bytes | None]:
+        """Answer one call: None where the answers were written to the context. Of `metadata`
+        everything but "authorization" and "x-request-id" may be missing.
+        """
+        return self.stack(request, _call(context, metadata))
 
 
 class InFlight:
@@ -131,31 +133,19 @@ async def _refuse_unknown(_: Any, call: Call) -> None:
     await call.context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
 
 
-def _call(context: Context) -> Call:
-    metadata = context.invocation_metadata() or ()
-    request_id = ""
+def _call(context: Context, metadata: Metadata) -> Call:
+    request_id, authorization = "", []
     for key, value in metadata:
-        if key == "x-request-id" and _REQUEST_ID.fullmatch(str(value)):
+        if key == "authorization":
+            authorization.append(str(value))
+        elif key == "x-request-id" and _REQUEST_ID.fullmatch(str(value)):
             request_id = str(value)
-    if not request_id:
-        request_id = f"{random.getrandbits(64):016x}"
-
-    async def refuse(error: DomainError) -> None:
-        status = failure.status(error, request_id)
-        code, _ = failure.code_and_reason(error)
-        trailers = [("grpc-status-details-bin", status.SerializeToString())]
-        if code is grpc.StatusCode.UNAUTHENTICATED:
-            trailers.append(("www-authenticate", 'Bearer error="invalid_token"'))  # RFC 6750
-        await context.abort(code, status.message, tuple(trailers))
-
     return Call(
-        request_id=request_id,
-        peer=context.peer(),
-        metadata=metadata,
-        time_remaining=context.time_remaining(),
-        context=context,
-        refuse=refuse,
-        aborted=context.code,
+        request_id or f"{random.getrandbits(64):016x}",
+        context.peer(),
+        authorization,
+        context.time_remaining(),
+        context,
     )
 
 

@@ -91,7 +91,7 @@ class Door(Mount):
     def _handler(self, method: Method) -> MethodHandler:
         async def behaviour(request: Any, context: Any) -> bytes | None:
             with self.in_flight:
-                return await method.run(request, context)
+                return await method.run(request, context, context.invocation_metadata() or ())
 
         async def stream(request: Any, context: Any) -> bytes | None:
             """A stream outlasts any grace: it ends when the server does, to go on elsewhere."""

@@ -30,6 +30,7 @@ _PROTOCOL: Final = frozenset(
     {b"te", b"content-type", b"content-length", b"host", b"x-forwarded-proto"}
     | {b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"}
 )
+_ESSENTIAL: Final = {b"authorization": "authorization", b"x-request-id": "x-request-id"}
 _UNESCAPED: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _HEADERS: Final = [
     (b"content-type", b"application/grpc"),
@@ -54,15 +55,16 @@ class Context:
     """One call, with as much of grpc.aio's ServicerContext as servicers ask for."""
 
     __slots__ = (
-        "_begun", "_buffer", "_client", "_deadline", "_details", "_encoding", "_initial",
-        "_metadata", "_receive", "_send", "_status", "_too_much", "_trailing", "content_type",
-        "ended", "give_up_at", "started", "task",
+        "_begun", "_buffer", "_client", "_deadline", "_details", "_encoding", "_headers",
+        "_initial", "_receive", "_send", "_status", "_too_much", "_trailing", "content_type",
+        "ended", "essential", "give_up_at", "started",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, now: float) -> None:
         self._receive = receive
         self._send = send
         self._client = scope["client"]
+        self._headers: Headers = scope["headers"]
         self._status = _OK
         self._details = ""
         self._initial: Headers = []
@@ -70,18 +72,14 @@ class Context:
         self._begun = False
         self._buffer = b""
         self.ended = False  # there will be no more messages
-        self.task: asyncio.Task[Any] | None = None
-        self.started = asyncio.get_running_loop().time()
-        self._metadata: list[tuple[str, str | bytes]] = []
+        self.started = now
+        self.essential: list[tuple[str, str]] = []  # the metadata that every call is asked for
         self.content_type = self._encoding = timeout = b""
         size = 0
-        for name, value in scope["headers"]:
+        for name, value in self._headers:
             size += 32 + len(name) + len(value)  # as HTTP/2 counts them
-            if name not in _PROTOCOL:
-                if name.endswith(b"-bin"):
-                    self._metadata += _binary(name, value)
-                else:
-                    self._metadata.append((name.decode("latin-1"), value.decode("latin-1")))
+            if name in _ESSENTIAL:
+                self.essential.append((_ESSENTIAL[name], value.decode("latin-1")))
             elif name == b"content-type":
                 self.content_type = value
             elif name == b"grpc-timeout":
@@ -89,14 +87,19 @@ class Context:
             elif name == b"grpc-encoding":
                 self._encoding = value
         self._too_much = size > limits.METADATA_BYTES
-        self._deadline = self.started + _seconds(timeout) if timeout else None
+        self._deadline = now + _seconds(timeout) if timeout else None
         # Until the message is here; after that, the caller's deadline and the layers count.
-        self.give_up_at: float | None = self._deadline or self.started + READ_SECONDS
+        self.give_up_at: float | None = self._deadline or now + READ_SECONDS
 
     # What servicers see
 
     def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
-        return self._metadata
+        return [
+            entry
+            for name, value in self._headers
+            if name not in _PROTOCOL
+            for entry in _metadata(name, value)
+        ]
 
     def peer(self) -> str:
         if self._client is None:
@@ -149,7 +152,7 @@ class Context:
     async def message(self) -> bytes:
         """The message of a call that has one."""
         self._check_headers()
-        self._buffer = data = await self._more()
+        self._buffer = data = self._body(await self._receive())
         if not (self.ended and data[:1] == b"\0" and len(data) == 5 + self._length()):
             data = await self._in_pieces()
         self.give_up_at = self._deadline
@@ -175,13 +178,12 @@ class Context:
                     if self._buffer:
                         self.refuse(StatusCode.INVALID_ARGUMENT, "the message is cut short")
                     return
-                self._buffer += await self._more()
+                self._buffer += self._body(await self._receive())
             end = 5 + self._length()
             flag, message, self._buffer = self._buffer[0], self._buffer[5:end], self._buffer[end:]
             yield self._inflated(message) if flag else message
 
-    async def _more(self) -> bytes:
-        event = await self._receive()
+    def _body(self, event: dict[str, Any]) -> bytes:
         if event["type"] == "http.disconnect":
             raise Disconnected
         self.ended = not event["more_body"]
@@ -225,34 +227,32 @@ class Context:
     async def write(self, message: bytes) -> None:
         """Send one of several answers; waits while the caller does not read."""
         try:
-            await self._begin()
-            await self._body(message, more=True)
+            if not self._begun:
+                await self._send(self._start())
+            await self._send(_answer(message, more=True))
         except OSError:  # pyvoy's ClientDisconnectedError
             raise Disconnected from None
 
     async def finish(self, answer: bytes | None) -> None:
         """Send the one answer, if there is one, and the status."""
-        if self._status is not _OK and not self._begun:
-            headers = [*_HEADERS, *self._initial, *self._closing()]  # "Trailers-Only"
-            await self._send({"type": _START, "status": 200, "headers": headers})
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-            return
-        await self._begin()
-        await self._body(answer, more=False)
+        if not self._begun:
+            if self._status is not _OK:
+                headers = [*_HEADERS, *self._initial, *self._closing()]  # "Trailers-Only"
+                await self._send({"type": _START, "status": 200, "headers": headers})
+                await self._send(_answer(None, more=False))
+                return
+            await self._send(self._start())
+        await self._send(_answer(answer, more=False))
         if self._status is _OK and not self._trailing:
             await self._send(_ENDED)
         else:
             await self._send({"type": "http.response.trailers", "headers": self._closing()})
 
-    async def _begin(self) -> None:
-        if not self._begun:
-            self._begun = True
-            own = self._initial and {"headers": _HEADERS + self._initial}
-            await self._send(_STARTED | own if own else _STARTED)
-
-    async def _body(self, message: bytes | None, *, more: bool) -> None:
-        framed = b"" if message is None else b"\0" + len(message).to_bytes(4, "big") + message
-        await self._send({"type": "http.response.body", "body": framed, "more_body": more})
+    def _start(self) -> dict[str, Any]:
+        self._begun = True
+        if not self._initial:
+            return _STARTED
+        return _STARTED | {"headers": _HEADERS + self._initial}
 
     def _closing(self) -> Headers:
         headers = [(b"grpc-status", b"%d" % self._status.value[0]), *self._trailing]
@@ -261,13 +261,20 @@ class Context:
         return headers
 
 
+def _answer(message: bytes | None, *, more: bool) -> dict[str, Any]:
+    framed = b"" if message is None else b"\0" + len(message).to_bytes(4, "big") + message
+    return {"type": "http.response.body", "body": framed, "more_body": more}
+
+
 def _seconds(timeout: bytes) -> float:
     """What grpc-timeout says. A malformed one counts as none, as in gRPC's own servers."""
     match = _TIMEOUT.fullmatch(timeout)
     return int(match[1]) * _UNIT[match[2]] if match else float("inf")
 
 
-def _binary(name: bytes, value: bytes) -> list[tuple[str, str | bytes]]:
+def _metadata(name: bytes, value: bytes) -> list[tuple[str, str | bytes]]:
+    if not name.endswith(b"-bin"):
+        return [(name.decode("latin-1"), value.decode("latin-1"))]
     found: list[tuple[str, str | bytes]] = []
     for each in value.split(b","):  # a proxy may have joined several
         with suppress(binascii.Error):

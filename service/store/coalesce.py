@@ -19,14 +19,35 @@ Answer = TypeVar("Answer")
 
 # A full statement of largest values is 16 MiB; and beyond some fifty, sharing saves nothing more.
 WIDTH: Final = 64
-# Statements at once. With one, Postgres idles while an answer is read here; with many, questions
-# no longer meet.
-AT_ONCE: Final = 2
+# Statements at once: one, so that questions meet, and up to this many once the newest has taken
+# PATIENCE_SECONDS, so that a connection that was lost, or a large answer, holds up nobody else's.
+# With two from the start, 16 calls in flight cost Postgres twice as much, and a quarter more here.
+AT_ONCE: Final = 4
+PATIENCE_SECONDS: Final = 0.01
 # Questions that may wait. They pile up only while Postgres stands still, each for no longer than
 # its caller's deadline; this bounds the memory until then.
 QUEUE: Final = 2_048
 # What befalls a statement whatever is in it. Everything else is one question's fault.
 _SHARED_FAILURES: Final = (DatabaseUnavailable, DeadlineExceeded, NotReady, Overloaded)
+
+
+class Asked(Generic[Question, Answer]):
+    """A question, where its answer will be, and the statement it is in."""
+
+    __slots__ = ("answer", "company", "question", "statement")
+
+    def __init__(self, question: Question, answer: asyncio.Future[Answer]) -> None:
+        self.question = question
+        self.answer = answer
+        self.statement: asyncio.Task[None] | None = None
+        self.company: list[Asked[Question, Answer]] = []
+
+    def left(self) -> None:
+        """Its caller has gone. A statement nobody waits for is cancelled: its callers' deadlines
+        are its deadline, or one that Postgres never answers would hold its place for ever.
+        """
+        if self.statement and all(asked.answer.done() for asked in self.company):
+            self.statement.cancel()
 
 
 class Coalesced(Generic[Question, Answer]):
@@ -43,98 +64,97 @@ class Coalesced(Generic[Question, Answer]):
         self._width = width
         self._at_once = at_once
         self._running = 0
-        self._waiting: deque[tuple[Question, asyncio.Future[Answer]]] = deque()
+        self._impatient_at = 0.0
+        self._waiting: deque[Asked[Question, Answer]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, question: Question) -> Answer:
         """The answer to one question. Being cancelled hurts nobody else's. Raises what `load`
         raises, and Overloaded when too many wait.
         """
-        if self._running < self._at_once and not self._waiting:
-            self._running += 1
+        loop = asyncio.get_running_loop()
+        if not self._running:
+            self._running = 1
+            self._impatient_at = loop.time() + PATIENCE_SECONDS
             try:
                 return (await self._load([question]))[0]
             finally:
-                self._pass_on()
+                self._pass_on(loop)
         if len(self._waiting) >= QUEUE and not self._forget_those_who_left():
             raise Overloaded
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((question, future))
-        return await future
+        asked: Asked[Question, Answer] = Asked(question, loop.create_future())
+        self._waiting.append(asked)
+        if self._running < self._at_once and loop.time() > self._impatient_at:
+            self._running += 1
+            self._pass_on(loop)
+        try:
+            return await asked.answer
+        except asyncio.CancelledError:
+            asked.left()
+            raise
 
-    def _pass_on(self) -> None:
+    def _pass_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give the place of a statement that has ended to those who wait, or free it. Without an
         await between looking and freeing, so that no question falls between the two.
         """
         batch = self._next_batch()
-        if batch:
-            task = asyncio.ensure_future(self._answer(batch))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            self._end_with_its_callers(task, [future for _, future in batch])
-        else:
+        if not batch:
             self._running -= 1
-
-    def _end_with_its_callers(
-        self, task: asyncio.Task[None], futures: list[asyncio.Future[Answer]]
-    ) -> None:
-        """Cancel a statement nobody waits for any more. Its callers' deadlines are its deadline, or
-        one that Postgres never answers would hold its place for ever.
-        """
-        left = len(futures)
-
-        def gone(_: asyncio.Future[Answer]) -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                task.cancel()
-
-        for future in futures:
-            future.add_done_callback(gone)
+            return
+        self._impatient_at = loop.time() + PATIENCE_SECONDS
+        task = loop.create_task(self._answer(loop, batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        for asked in batch:
+            asked.statement = task
+            asked.company = batch
 
     def _forget_those_who_left(self) -> bool:
         """Whether that made room."""
-        waiting = [asked for asked in self._waiting if not asked[1].done()]
+        waiting = [asked for asked in self._waiting if not asked.answer.done()]
         made_room = len(waiting) < len(self._waiting)
         self._waiting = deque(waiting)
         return made_room
 
-    def _next_batch(self) -> list[tuple[Question, asyncio.Future[Answer]]]:
-        batch: list[tuple[Question, asyncio.Future[Answer]]] = []
+    def _next_batch(self) -> list[Asked[Question, Answer]]:
+        batch: list[Asked[Question, Answer]] = []
         while self._waiting and len(batch) < self._width:
             asked = self._waiting.popleft()
-            if not asked[1].done():  # its caller has gone
+            if not asked.answer.done():  # its caller has gone
                 batch.append(asked)
         return batch
 
-    async def _answer(self, batch: list[tuple[Question, asyncio.Future[Answer]]]) -> None:
+    async def _answer(
+        self, loop: asyncio.AbstractEventLoop, batch: list[Asked[Question, Answer]]
+    ) -> None:
         try:
-            answers = await self._load([question for question, _ in batch])
-            for (_, future), answer in zip(batch, answers, strict=True):
-                if not future.done():
-                    future.set_result(answer)
+            answers = await self._load([asked.question for asked in batch])
+            for asked, answer in zip(batch, answers, strict=True):
+                if not asked.answer.done():
+                    asked.answer.set_result(answer)
         except _SHARED_FAILURES as error:
             # Each gets an error of its own: one object raised in many tasks tangles tracebacks.
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(type(error)())
+            for asked in batch:
+                if not asked.answer.done():
+                    asked.answer.set_exception(type(error)())
         except Exception:
             await self._one_by_one(batch)
         finally:
-            for _, future in batch:
-                future.cancel()  # only if this task itself was cancelled: nobody may wait for ever
-            self._pass_on()
+            for asked in batch:
+                asked.answer.cancel()  # only if this task was cancelled: nobody may wait for ever
+            batch.clear()  # its members know it: a cycle, which only the collector would find
+            self._pass_on(loop)
 
-    async def _one_by_one(self, batch: list[tuple[Question, asyncio.Future[Answer]]]) -> None:
+    async def _one_by_one(self, batch: list[Asked[Question, Answer]]) -> None:
         """One question spoils the statement: let it fail alone."""
-        for question, future in batch:
-            if future.done():
+        for asked in batch:
+            if asked.answer.done():
                 continue
             try:
-                answer = (await self._load([question]))[0]
+                answer = (await self._load([asked.question]))[0]
             except Exception as error:
-                if not future.done():
-                    future.set_exception(error)
+                if not asked.answer.done():
+                    asked.answer.set_exception(error)
             else:
-                if not future.done():
-                    future.set_result(answer)
+                if not asked.answer.done():
+                    asked.answer.set_result(answer)

@@ -75,7 +75,7 @@ class Database:
         self.lanes = Lanes()
         self._shared: dict[str, Coalesced[tuple[object, ...], asyncpg.Record]] = {}
 
-    async def shared(self, sql: str, *args: object) -> asyncpg.Record:
+    def shared(self, sql: str, *args: object) -> Awaitable[asyncpg.Record]:
         """The row for `args`, out of a statement that answers all such reads in flight together.
 
         `sql` takes an array for each argument and returns one row for each position, in order.
@@ -87,7 +87,7 @@ class Database:
                 return self.rows(sql, *zip(*questions, strict=True))
 
             coalesced = self._shared[sql] = Coalesced(load)
-        return await coalesced.ask(args)
+        return coalesced.ask(args)
 
     async def row(self, sql: str, *args: object) -> asyncpg.Record | None:
         """The first row of a read. Tried once more when a connection turns out to be gone."""

@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final, Literal, Protocol, TextIO
+from uuid import UUID
 
 import orjson
 
@@ -43,7 +44,6 @@ SEVERITY: Final[Mapping[str, str]] = {
     **dict.fromkeys(("UNKNOWN", "INTERNAL", "DATA_LOSS"), "ERROR"),
     **dict.fromkeys(("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"), "WARNING"),
 }
-NOBODY: Final[Mapping[str, str]] = {}
 FOREIGN: Final = ("grpc", "asyncio", "uvicorn", "asyncpg")
 # uvicorn's color_message repeats the message with escape sequences.
 STANDARD: Final = {*logging.makeLogRecord({}).__dict__, "taskName", "fields", "color_message"}
@@ -57,7 +57,15 @@ OPTIONS: Final = (
 # JSON need not escape these, but some readers end a line, and terminals obey, at them.
 BREAKS: Final = {char: f"\\u{char:04x}" for char in (*range(0x80, 0xA0), 0x2028, 0x2029)}
 
-_source: ContextVar[Mapping[str, str]] = ContextVar("source")
+
+class Source(Protocol):
+    """Whose call it is."""
+
+    request_id: str
+    peer: str
+
+
+_source: ContextVar[Source | None] = ContextVar("source", default=None)
 _security = logging.getLogger("sixfold.security")
 
 
@@ -78,9 +86,9 @@ def configure(level: str, format: str, stream: TextIO) -> None:  # noqa: A002 - 
         library.setLevel(max(threshold, logging.WARNING))
 
 
-def bind(request_id: str, peer: str) -> None:
+def bind(call: Source) -> None:
     """Say whose call this task serves, so that a guessing run can be tied to its source."""
-    _source.set({"request_id": request_id, "peer": peer})
+    _source.set(call)
 
 
 def security_event(name: SecurityEvent, **fields: object) -> None:
@@ -88,7 +96,8 @@ def security_event(name: SecurityEvent, **fields: object) -> None:
     or e-mail.
     """
     level = SECURITY_EVENTS.get(name, logging.WARNING)
-    source = _source.get(NOBODY)
+    call = _source.get()
+    source = {"request_id": call.request_id, "peer": call.peer} if call else {}
     _security.log(level, name, extra={"fields": {"event": name, **source, **fields}})
 
 
@@ -109,7 +118,7 @@ class AccessLog:
         reason: str | None,
         duration_ms: float,
         request_id: str | None,
-        user_id: str | None,
+        user_id: UUID | None,
         peer: str | None,
     ) -> None:
         """Never raises. `code` is the status' name, `reason` the ErrorInfo reason if any."""

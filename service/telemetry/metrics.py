@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import Final, NamedTuple, NoReturn
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.utils import floatToGoString
 
@@ -100,11 +100,8 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         prometheus_client.ProcessCollector(registry=registry)
         prometheus_client.PlatformCollector(registry=registry)
-        started = Counter(
-            "grpc_server_call_started_total", "Calls started.", ("grpc_method",), registry=registry
-        )
         # All at zero from the start, or the first increase of each would be lost to rate().
-        self._started = {name: started.labels(name) for name in (*known, OTHER)}
+        self._started = dict.fromkeys((*known, OTHER), 0)
         self._lag = Histogram(
             "sixfold_event_loop_lag_seconds",
             "How late the event loop woke a sleeping task.",
@@ -114,7 +111,7 @@ class Metrics:
 
     def started(self, method: str) -> None:
         """Count a call before anything may refuse it."""
-        self._started[self._labels.get(method, OTHER)].inc()
+        self._started[self._labels.get(method, OTHER)] += 1
 
     def ended(self, method: str, code: str, seconds: float, rcvd: int, sent: int) -> None:
         """Count a finished call: status name, duration, bytes of requests and of responses."""
@@ -163,12 +160,14 @@ class Metrics:
     def exposition(self) -> tuple[bytes, str]:
         """Everything in Prometheus' text format, and its content type."""
         every = list(self._ended.values())
-        lines = []
+        name = "grpc_server_call_started_total"
+        lines = [f"# HELP {name} Calls started.", f"# TYPE {name} counter"]
+        lines += [f'{name}{{grpc_method="{key}"}} {n}' for key, n in self._started.items()]
         for index, (name, meaning, _) in enumerate(HISTOGRAMS):
             lines += [f"# HELP {name} {meaning}", f"# TYPE {name} histogram"]
             lines += [line for ended in every for line in ended[index].lines()]
-        histograms = "\n".join(lines) + "\n"
-        return generate_latest(self.registry) + histograms.encode(), CONTENT_TYPE_LATEST
+        calls = "\n".join(lines) + "\n"
+        return generate_latest(self.registry) + calls.encode(), CONTENT_TYPE_LATEST
 
 
 def _unfailing(value: Callable[[], float]) -> Callable[[], float]:

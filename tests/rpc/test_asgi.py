@@ -5,6 +5,7 @@ OSError once the caller has gone.
 """
 
 import asyncio
+import gc
 import gzip
 import zlib
 from base64 import b64encode
@@ -22,6 +23,7 @@ from service.domain import limits
 from service.domain.errors import TokenMissing
 from service.rpc import asgi, interceptors, reflection
 from service.rpc.asgi import Adapter
+from service.rpc.wire import Context
 
 Event = dict[str, Any]
 OK, END = b"0", {"type": "http.request", "body": b"", "more_body": False}
@@ -227,6 +229,19 @@ async def test_a_message_comes_back_with_the_status_in_trailers(call: Caller) ->
     assert answer.headers[b"content-type"] == b"application/grpc"
     assert answer.with_trailers
     assert b"grpc-status" not in answer.headers
+
+
+async def test_a_call_leaves_nothing_to_the_collector(call: Caller) -> None:
+    await call("Echo", framed("hello"))
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await call("Echo", framed("hello"))
+        gc.collect()
+        assert [each for each in gc.garbage if isinstance(each, Context)] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
 
 
 async def test_many_answers_come_one_by_one(call: Caller) -> None:

@@ -127,6 +127,23 @@ async def test_a_statement_that_never_ends_ends_with_its_last_caller() -> None:
         assert await coalesced.ask(4) == 8
 
 
+async def test_a_statement_that_hangs_does_not_hold_up_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(coalesce, "PATIENCE_SECONDS", 0.001)
+    statements = Statements()
+    coalesced = Coalesced(statements.load, at_once=2)
+    tasks = asking(coalesced, 1, 2)
+    await asyncio.sleep(0.01)
+
+    tasks += asking(coalesced, 3, 4)
+    await settle()
+
+    assert statements.asked == [[1], [2, 3]]
+    statements.gate.set()
+    assert await asyncio.gather(*tasks) == [2, 4, 6, 8]
+
+
 async def test_those_who_left_make_room_for_those_who_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,0 +1,41 @@
+"""A call that has ended leaves nothing that only the collector would find: it runs seldom."""
+
+import asyncio
+import gc
+from collections.abc import Iterator
+
+import pytest
+from sixfold.data.v1 import data_pb2
+
+from tests.conftest import Api, Person
+
+
+@pytest.fixture
+def collector() -> Iterator[None]:
+    """Keeps what it finds, and looks only when told."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    yield
+    gc.set_debug(0)
+    gc.garbage.clear()
+    gc.enable()
+
+
+async def test_calls_leave_nothing_to_the_collector(api: Api, ann: Person, collector: None) -> None:
+    put = data_pb2.PutRecordRequest(collection="c", key="k", json="1")
+    await api.data.PutRecord(put, metadata=ann.metadata)
+    read = data_pb2.GetRecordRequest(collection="c", key="k")
+    gc.collect()
+    gc.garbage.clear()
+
+    for _ in range(5):
+        calls = (api.data.GetRecord(read, metadata=ann.metadata, timeout=30) for _ in range(20))
+        await asyncio.gather(*calls)
+    await asyncio.sleep(0.1)
+    gc.collect()
+
+    ours = {
+        kind.__qualname__ for kind in map(type, gc.garbage) if kind.__module__.startswith("service")
+    }
+    assert ours == set()
