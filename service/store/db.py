@@ -7,7 +7,7 @@ PgBouncer in transaction mode is no different from Postgres.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any, Final, cast
 
@@ -24,9 +24,9 @@ log = logging.getLogger("sixfold.database")
 # Idle connections are closed after this, so that a pool forgets a demoted primary, and plans made
 # before an index was rebuilt, by itself.
 IDLE_SECONDS: Final = 60.0
-# How long giving a connection back may wait for Postgres to confirm a cancelled statement; after it
-# the connection is thrown away (asyncpg issue 431: without a bound it can hang for ever). Several
-# such waits come one after another when a process stops before a frozen server, within two seconds.
+# How long a connection may wait for Postgres to confirm a cancelled statement; then it is thrown
+# away (asyncpg issue 431: without a bound it can hang for ever). Several such waits come one after
+# another when a process stops before a frozen server, within two seconds.
 RELEASE_SECONDS: Final = 0.5
 
 WRITABLE: Final = SessionAttribute.read_write
@@ -56,16 +56,6 @@ _BEHIND: Final = (
 )
 
 
-class Connection(asyncpg.Connection):
-    """A connection that knows whether its last caller left in the middle."""
-
-    interrupted = False
-
-    def interrupt(self) -> None:
-        """Have the connection tidied before its next use."""
-        self.interrupted = True
-
-
 class Database:
     """What store functions take as `db`. Use `connected` to get one."""
 
@@ -74,6 +64,7 @@ class Database:
         self._acquire_seconds = acquire_seconds
         self.lanes = Lanes()
         self._shared: dict[str, Coalesced[tuple[object, ...], asyncpg.Record]] = {}
+        self._tidying: set[asyncio.Task[None]] = set()
 
     def shared(self, sql: str, *args: object) -> Awaitable[asyncpg.Record]:
         """The row for `args`, out of a statement that answers all such reads in flight together.
@@ -121,13 +112,20 @@ class Database:
     async def _run(self, fetch: str, sql: str, args: tuple[object, ...]) -> object:
         try:
             connection = await self._acquire()
+            midway = False
             try:
                 return await getattr(connection, fetch)(sql, *args)
-            except (asyncio.CancelledError, asyncpg.QueryCanceledError):
-                cast(Any, connection).interrupt()  # the proxy passes it on to the Connection
+            except (asyncio.CancelledError, asyncpg.DataError):
+                midway = True
                 raise
             finally:
-                await self._pool.release(connection, timeout=RELEASE_SECONDS)
+                if midway:
+                    # Not waited for: who has left has no time for it.
+                    task = asyncio.ensure_future(self._tidy(connection))
+                    self._tidying.add(task)
+                    task.add_done_callback(self._tidying.discard)
+                else:
+                    await self._pool.release(connection, timeout=RELEASE_SECONDS)
         except asyncpg.QueryCanceledError as error:
             raise DeadlineExceeded from error
         except _AWAY as error:
@@ -143,6 +141,26 @@ class Database:
                 raise
             await self._forget(error)
             raise DatabaseUnavailable from error
+
+    async def _tidy(self, connection: PoolConnectionProxy) -> None:
+        """Give back a connection that was left in the middle of a statement.
+
+        asyncpg sends a statement it does not know in two halves, the first without Sync (its issue
+        1276). What ends between them, because the caller left or asyncpg refused an argument, keeps
+        its transaction open, with a lock on each table of the statement, and no timeout ends that.
+        Any simple query does.
+        """
+        try:
+            # asyncpg sends it when Postgres has confirmed a running cancel.
+            await connection.execute("SELECT 1", timeout=RELEASE_SECONDS)
+        except Exception as error:
+            # The server has gone or is silent. Or the cancel, which goes another way, came
+            # before its statement and was lost: statement_timeout will end that.
+            with suppress(asyncpg.InterfaceError):  # it has been thrown away already
+                connection.terminate()
+            await self._forget(error)
+        finally:
+            await self._pool.release(connection, timeout=RELEASE_SECONDS)
 
     async def _acquire(self) -> PoolConnectionProxy:
         try:
@@ -204,14 +222,8 @@ async def connected(
         if on_query:
             connection.add_query_logger(on_query)
 
-    async def tidy(connection: Connection) -> None:
-        """Our statements leave nothing behind, and asyncpg's own reset is a round trip a call. But
-        one whose caller left between Parse and Execute keeps its locks until Postgres hears more;
-        any simple query ends that.
-        """
-        if connection.interrupted:
-            await connection.execute("SELECT 1")
-            connection.interrupted = False
+    async def leave(_: asyncpg.Connection) -> None:
+        """Our statements leave nothing behind, and asyncpg's own reset is a round trip a call."""
 
     pool = asyncpg.create_pool(
         url,
@@ -222,8 +234,7 @@ async def connected(
         target_session_attrs=WRITABLE,
         timeout=acquire_seconds,
         init=prepare,
-        reset=cast(Any, tidy),
-        connection_class=Connection,
+        reset=leave,
         server_settings=settings,
     )
     await pool
