@@ -24,9 +24,9 @@ log = logging.getLogger("sixfold.database")
 # Idle connections are closed after this, so that a pool forgets a demoted primary, and plans made
 # before an index was rebuilt, by itself.
 IDLE_SECONDS: Final = 60.0
-# How long a connection may wait for Postgres to confirm a cancelled statement; then it is thrown
-# away (asyncpg issue 431: without a bound it can hang for ever). Several such waits come one after
-# another when a process stops before a frozen server, within two seconds.
+# How long a connection may wait for Postgres to confirm a cancelled statement, or its own end; then
+# it is thrown away (asyncpg issues 431, 1356: without a bound it can hang for ever). Several such
+# waits come one after another when a process stops before a frozen server, within two seconds.
 RELEASE_SECONDS: Final = 0.5
 
 WRITABLE: Final = SessionAttribute.read_write
@@ -54,6 +54,18 @@ _BEHIND: Final = (
     asyncpg.UndefinedColumnError,
     asyncpg.UndefinedFunctionError,
 )
+
+
+class Connection(asyncpg.Connection):
+    """A connection that can always be closed."""
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 (asyncpg's)
+        """As asyncpg's, which ends the connection whatever it raises, without raising that a server
+        has gone or is silent: the pool closes expired connections in tasks nobody looks after, and
+        gives those no bound.
+        """
+        with suppress(OSError):
+            await super().close(timeout=timeout or RELEASE_SECONDS)
 
 
 class Database:
@@ -235,6 +247,7 @@ async def connected(
         timeout=acquire_seconds,
         init=prepare,
         reset=leave,
+        connection_class=Connection,
         server_settings=settings,
     )
     await pool

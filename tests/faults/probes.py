@@ -51,16 +51,12 @@ async def truth(api: Api) -> tuple[str, str, str, int, int]:
 
 
 def faults(api: Api) -> list[str]:
-    """What this server logged of faults of ours, shortened.
-
-    Not asyncio's own lines: asyncpg closes connections in tasks of its own, whose errors nobody
-    asks for when their server is gone.
-    """
+    """What this server logged of faults, shortened."""
     lines = [orjson.loads(line) for line in api.log.getvalue().splitlines()]
     return [
         f"{line.get('message')}: {line['exception'][-500:]}"
         for line in lines
-        if "exception" in line and line.get("logger") != "asyncio"
+        if "exception" in line
     ]
 
 

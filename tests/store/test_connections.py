@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from service.store import db
-from service.store.db import RELEASE_SECONDS, Database
+from service.store.db import RELEASE_SECONDS, Connection, Database
 from tests.conftest import execute
 
 LIFE = timedelta(seconds=5)
@@ -132,3 +132,15 @@ async def test_a_call_that_is_not_cancelled_is_one_statement_and_nothing_else(ur
         await pool.row("SELECT 1")
 
     assert sent == [*["SELECT 1"] * 3, "INSERT INTO pg_class VALUES (NULL)", "SELECT 1"]
+
+
+async def test_a_connection_whose_server_has_gone_can_be_closed(url: str) -> None:
+    """asyncpg alone raises BrokenPipeError here, in the pool in a task that nobody looks after."""
+    opened = await asyncpg.connect(
+        url, connection_class=Connection, server_settings={"idle_session_timeout": "50"}
+    )
+    time.sleep(0.3)  # not asyncio's: it must not learn that the server has hung up
+
+    await opened.close()
+
+    assert opened.is_closed()
