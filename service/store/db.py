@@ -96,14 +96,18 @@ class Database:
         """The first row of a read. Tried once more when a connection turns out to be gone."""
         try:
             return cast(asyncpg.Record | None, await self._run("fetchrow", sql, args))
-        except DatabaseUnavailable:
+        except DatabaseUnavailable as error:
+            if _is_silence(error):
+                raise
             return cast(asyncpg.Record | None, await self._run("fetchrow", sql, args))
 
     async def rows(self, sql: str, *args: object) -> list[asyncpg.Record]:
         """All rows of a read. Tried once more when a connection turns out to be gone."""
         try:
             return cast(list[asyncpg.Record], await self._run("fetch", sql, args))
-        except DatabaseUnavailable:
+        except DatabaseUnavailable as error:
+            if _is_silence(error):
+                raise
             return cast(list[asyncpg.Record], await self._run("fetch", sql, args))
 
     async def write(self, sql: str, *args: object) -> asyncpg.Record | None:
@@ -189,6 +193,11 @@ class Database:
         """
         log.warning("database unavailable: %s", type(error).__name__)
         await self._pool.expire_connections()
+
+
+def _is_silence(error: DatabaseUnavailable) -> bool:
+    """Whether Postgres did not answer in time. Asked again, it would take as long once more."""
+    return isinstance(error.__cause__, TimeoutError)
 
 
 @asynccontextmanager

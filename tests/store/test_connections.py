@@ -3,6 +3,7 @@ finds a connection that is as good as new.
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,6 +12,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
+from service.domain.errors import DatabaseUnavailable
 from service.store import db
 from service.store.db import RELEASE_SECONDS, Connection, Database
 from tests.conftest import execute
@@ -144,3 +146,20 @@ async def test_a_connection_whose_server_has_gone_can_be_closed(url: str) -> Non
     await opened.close()
 
     assert opened.is_closed()
+
+
+@pytest.mark.parametrize("how", [Database.row, Database.rows, Database.write])
+async def test_a_silent_server_is_waited_for_once(how: Callable[..., Awaitable[object]]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        async with db.connected(
+            f"postgresql://nobody@127.0.0.1:{port}/none?sslmode=disable",
+            size=1,
+            acquire_seconds=0.5,
+            statement_timeout=LIFE,
+        ) as pool:
+            began = time.monotonic()
+            with pytest.raises(DatabaseUnavailable):
+                await how(pool, "SELECT 1")
+
+            assert 0.5 <= time.monotonic() - began < 0.9
