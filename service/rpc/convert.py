@@ -1,6 +1,7 @@
 """Domain value ↔ message, a line each."""
 
 import hashlib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -12,6 +13,7 @@ from sixfold.data.v1 import data_pb2
 
 from service.domain.errors import InvalidArgument, Violation
 from service.domain.models import Record, User
+from service.store.records import EPOCH, Answer
 from service.store.write_requests import Request
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,6 +64,43 @@ def record(value: Record, into: data_pb2.Record) -> None:
     _set(into.update_time, value.update_time)
     if value.expire_time is not None:
         _set(into.expire_time, value.expire_time)
+
+
+def batch(
+    names: Iterable[tuple[str, str]], answers: Iterable[Answer | None]
+) -> data_pb2.BatchGetRecordsResponse:
+    """What there is of each name, on the wire. Set field by field and in place: a hundred messages
+    made first and copied in cost three times as much.
+    """
+    response = data_pb2.BatchGetRecordsResponse()
+    add = response.records.add
+    for (collection, key), answer in zip(names, answers, strict=True):
+        if answer is None:
+            response.missing.add(collection=collection, key=key)
+            continue
+        json, revision, create_time, update_time, expire_time = answer
+        if json is None:
+            response.unread.add(collection=collection, key=key)
+            continue
+        found = add()
+        found.collection = collection
+        found.key = key
+        found.json = json
+        found.revision = revision
+        _set(found.create_time, create_time)
+        _set(found.update_time, update_time)
+        if expire_time is not None:
+            found.expire_time.FromDatetime(expire_time)
+    return response
+
+
+_EPOCH: Final = int(EPOCH.timestamp())
+
+
+def _set(stamp: Timestamp, microseconds: int) -> None:
+    seconds, rest = divmod(microseconds, 1_000_000)
+    stamp.seconds = _EPOCH + seconds
+    stamp.nanos = rest * 1000
 
 
 def request(message: data_pb2.PutRecordRequest | data_pb2.DeleteRecordRequest) -> Request:

@@ -41,6 +41,13 @@ class DataService(data_pb2_grpc.DataServiceServicer):
         convert.record(record, response.record)
         return response
 
+    async def BatchGetRecords(
+        self, request: pb.BatchGetRecordsRequest, _: Any = None
+    ) -> pb.BatchGetRecordsResponse:
+        names = [(name.collection, name.key) for name in request.names]
+        answers = await records.batch_get(self._db, caller.get(), names)
+        return convert.batch(names, answers)
+
     async def PutRecord(self, request: pb.PutRecordRequest, _: Any = None) -> pb.PutRecordResponse:
         if len(request.json) <= CHECKED_AT_ONCE:
             json_text.check(request.json)

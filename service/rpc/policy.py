@@ -40,6 +40,7 @@ SCOPES: Final[Mapping[str, str]] = {
     f"{AUTH}/ChangePassword": "account",
     f"{DATA}/GetUserData": "data.read",
     f"{DATA}/GetRecord": "data.read",
+    f"{DATA}/BatchGetRecords": "data.read",
     f"{DATA}/ListRecords": "data.read",
     f"{DATA}/PutRecord": "data.write",
     f"{DATA}/DeleteRecord": "data.write",

@@ -87,6 +87,27 @@ async def test_a_key_may_hold_what_has_a_meaning_in_a_path(door: Door) -> None:
     assert read.record.json == "1"
 
 
+async def test_many_records_are_read_with_plain_http(door: Door) -> None:
+    await door.json("PUT", "/v1/collections/many/records/a", {"json": "1"})
+    names = [{"collection": "many", "key": key} for key in ("none", "a")]
+
+    status, read = await door.json("POST", "/v1/records:batchGet", {"names": names})
+
+    assert (status, [record["json"] for record in read["records"]]) == (200, ["1"])
+    assert (read["missing"], read["unread"]) == (names[:1], [])
+
+
+async def test_a_key_may_end_like_a_verb(door: Door) -> None:
+    path = "/v1/collections/notes/records/a%3AbatchGet"
+    await door.json("PUT", path, {"json": "1"})
+
+    get = pb.GetRecordRequest(collection="notes", key="a:batchGet")
+    read = await door.process.api.data.GetRecord(get, metadata=door.ann.metadata)
+
+    assert read.record.json == "1"
+    assert (await door.json("GET", path))[0] == 200
+
+
 async def test_an_error_is_json_with_its_reason(door: Door) -> None:
     status, error = await door.json("GET", "/v1/collections/notes/records/none")
 

@@ -55,6 +55,7 @@ async def revoked(api: Api, person: Person) -> set[str]:
         change(api, person),
         api.auth.GetUser(pb.GetUserRequest(), metadata=metadata),
         api.data.GetRecord(data_pb2.GetRecordRequest(**named), metadata=metadata),
+        api.data.BatchGetRecords(data_pb2.BatchGetRecordsRequest(names=[named]), metadata=metadata),
         api.data.ListRecords(data_pb2.ListRecordsRequest(collection="c"), metadata=metadata),
         api.data.DeleteRecord(data_pb2.DeleteRecordRequest(**named), metadata=metadata),
         *(

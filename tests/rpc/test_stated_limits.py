@@ -62,7 +62,7 @@ def test_a_value_is_as_long_as_postgres_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [data_pb2.GetRecordRequest, data_pb2.PutRecordRequest, data_pb2.DeleteRecordRequest]
+    "message", [data_pb2.GetRecordRequest, data_pb2.RecordName, data_pb2.DeleteRecordRequest]
 )
 def test_every_method_takes_the_same_names(message: Any) -> None:
     put = data_pb2.PutRecordRequest
@@ -82,6 +82,15 @@ def test_the_largest_valid_request_fits_a_message() -> None:
     names = 128 + rules(data_pb2.PutRecordRequest, "key").string.max_bytes
 
     assert limits.VALUE_BYTES + names + 1024 < limits.MESSAGE_BYTES
+
+
+def test_the_largest_batch_fits_a_message() -> None:
+    most = rules(data_pb2.BatchGetRecordsRequest, "names").repeated.max_items
+    name = data_pb2.RecordName(collection="c" * 128, key="k" * 512)
+    request = data_pb2.BatchGetRecordsRequest(names=[name] * most)
+
+    assert most == limits.BATCH_SIZE_MAX <= limits.PAGE_SIZE_MAX
+    assert request.ByteSize() < limits.MESSAGE_BYTES
 
 
 def test_the_largest_page_fits_what_clients_accept() -> None:
@@ -113,6 +122,9 @@ def test_the_defaults_of_the_settings_are_those_of_the_domain() -> None:
         ("data", f"can keep {limits.RECORDS_PER_USER:,} records"),
         ("data", f"{limits.PAGE_SIZE_DEFAULT} when 0, never more than {limits.PAGE_SIZE_MAX:,}"),
         ("data", f"ends at {limits.PAGE_BYTES // 1024**2} MiB of values"),
+        ("data", f"end at {limits.PAGE_BYTES // 1024**2} MiB of values"),
+        ("data", f"up to {limits.BATCH_SIZE_MAX} records, named one by one"),
+        ("data", f"1 to {limits.BATCH_SIZE_MAX}, of any of the caller's collections"),
         ("data", f"Remembered for {limits.REQUEST_ID_MEMORY.total_seconds() / 3600:.0f} hours"),
     ],
 )

@@ -1,6 +1,6 @@
 """How many SQL statements a call costs: the design's second promise, counted at the driver."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +21,11 @@ def put(api: Api, ann: Person, **fields: Any) -> Any:
 
 def get(api: Api, ann: Person, key: str = "k") -> Any:
     return api.data.GetRecord(pb.GetRecordRequest(collection="c", key=key), metadata=ann.metadata)
+
+
+def many(api: Api, ann: Person, keys: Sequence[str] = "k") -> Any:
+    names = [pb.RecordName(collection="c", key=key) for key in keys]
+    return api.data.BatchGetRecords(pb.BatchGetRecordsRequest(names=names), metadata=ann.metadata)
 
 
 def listing(api: Api, ann: Person, **fields: Any) -> Any:
@@ -66,6 +71,9 @@ def nobody(api: Api, ann: Person) -> Any:
 COSTS: dict[str, tuple[int, Call]] = {
     "GetRecord": (1, get),
     "GetRecord of nothing": (1, lambda api, ann: get(api, ann, "other")),
+    "BatchGetRecords": (1, lambda api, ann: many(api, ann, ["k", "other", "k"])),
+    "BatchGetRecords of nothing": (1, lambda api, ann: many(api, ann, ["other"])),
+    "BatchGetRecords, bad names": (0, lambda api, ann: many(api, ann, ["k", ""])),
     "ListRecords": (1, listing),
     "ListRecords, empty token": (1, lambda api, ann: listing(api, ann, page_size=1)),
     "GetUserData": (1, user_data),
@@ -165,5 +173,5 @@ async def test_a_repeated_write_costs_one_statement(api: Api, ann: Person) -> No
 async def test_an_ended_session_costs_one_statement(api: Api, ann: Person) -> None:
     await raw(api, LOGOUT, b"", ann.metadata)
 
-    for call in (get, listing, user_data, put, delete):
+    for call in (get, many, listing, user_data, put, delete):
         assert len(await statements(api, call(api, ann))) == 1, call

@@ -95,6 +95,21 @@ class Somebody:
         else:
             assert (code, answer) == (grpc.StatusCode.NOT_FOUND, "RECORD_NOT_FOUND")
 
+    async def batch(self, _: "Somebody") -> None:
+        places = self.chance.choices([(c, k) for c in COLLECTIONS for k in KEYS], k=6)
+        names = [pb.RecordName(collection=place[0], key=place[1]) for place in places]
+
+        code, answer = await self.ask(
+            self.api.data.BatchGetRecords, pb.BatchGetRecordsRequest(names=names)
+        )
+
+        assert code is OK
+        found = [(r.collection, r.key, r.json, r.revision) for r in answer.records]
+        rows = self.model.rows
+        assert found == [(*place, *rows[place]) for place in places if place in rows]
+        missing = [(name.collection, name.key) for name in answer.missing]
+        assert missing == [place for place in places if place not in rows]
+
     async def put(self, other: "Somebody") -> None:
         place, json = self.place(), f'"{self.person.username} {self.chance.random()}"'
         request = pb.PutRecordRequest(
@@ -205,8 +220,8 @@ async def test_in_1000_random_calls_nobody_meets_anybody_else(
     for n in range(1000):
         actor, other = chance.choice(((ann, bob), (bob, ann)))
         calls = (
-            *(actor.get, actor.put, actor.put, actor.delete, actor.list_, actor.everything),
-            *(actor.turn_their_page, actor.look_them_up, actor.look_myself_up),
+            *(actor.get, actor.batch, actor.put, actor.put, actor.delete, actor.list_),
+            *(actor.everything, actor.turn_their_page, actor.look_them_up, actor.look_myself_up),
         )
         await chance.choice(calls)(other)
         if n % 20 == 0:

@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from sixfold.auth.v1 import auth_pb2 as sixfold_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asixfold/data/v1/data.proto\x12\x0fsixfold.data.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asixfold/auth/v1/auth.proto\"\xee\x01\n\x06Record\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0c\n\x04json\x18\x03 \x01(\t\x12\x16\n\x08revision\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8e\x01\n\x12GetUserDataRequest\x12\x36\n\ncollection\x18\x01 \x01(\tB\"\xe2\x41\x01\x01\xbaH\x1br\x19\x32\x17^[A-Za-z0-9._-]{0,128}$\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x10\"\x8f\x01\n\x13GetUserDataResponse\x12(\n\x07records\x18\x01 \x03(\x0b\x32\x17.sixfold.data.v1.Record\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12#\n\x04user\x18\x03 \x01(\x0b\x32\x15.sixfold.auth.v1.User\x12\x10\n\x08revision\x18\x04 \x01(\x03\"|\n\x10GetRecordRequest\x12\x36\n\ncollection\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[A-Za-z0-9._-]{1,128}$\x12\x30\n\x03key\x18\x02 \x01(\tB#\xe2\x41\x01\x02\xbaH\x1cr\x1a\x10\x01(\x80\x04\x32\x13^[^\\x00-\\x1f\\x7f]*$\"<\n\x11GetRecordResponse\x12\'\n\x06record\x18\x01 \x01(\x0b\x32\x17.sixfold.data.v1.Record\"\xcd\x02\n\x10PutRecordRequest\x12\x36\n\ncollection\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[A-Za-z0-9._-]{1,128}$\x12\x30\n\x03key\x18\x02 \x01(\tB#\xe2\x41\x01\x02\xbaH\x1cr\x1a\x10\x01(\x80\x04\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x1d\n\x04json\x18\x03 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x10\x01(\x80\x80\x10\x12\x1e\n\x0bif_revision\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00H\x00\x12\x1c\n\tif_absent\x18\x05 \x01(\x08\x42\x07\xbaH\x04j\x02\x08\x01H\x00\x12=\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\xe2\x41\x01\x01\xbaH\x05\xb2\x01\x02@\x01\x12#\n\nrequest_id\x18\x07 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x42\x0e\n\x0cprecondition\"\x87\x01\n\x11PutRecordResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe3\x01\n\x13\x44\x65leteRecordRequest\x12\x36\n\ncollection\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[A-Za-z0-9._-]{1,128}$\x12\x30\n\x03key\x18\x02 \x01(\tB#\xe2\x41\x01\x02\xbaH\x1cr\x1a\x10\x01(\x80\x04\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12 \n\x0bif_revision\x18\x03 \x01(\x03\x42\x0b\xe2\x41\x01\x01\xbaH\x04\"\x02(\x00\x12\x1b\n\rallow_missing\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12#\n\nrequest_id\x18\x05 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"(\n\x14\x44\x65leteRecordResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\"\x8e\x01\n\x12ListRecordsRequest\x12\x36\n\ncollection\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[A-Za-z0-9._-]{1,128}$\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x10\"X\n\x13ListRecordsResponse\x12(\n\x07records\x18\x01 \x03(\x0b\x32\x17.sixfold.data.v1.Record\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa9\x05\n\x0b\x44\x61taService\x12j\n\x0bGetUserData\x12#.sixfold.data.v1.GetUserDataRequest\x1a$.sixfold.data.v1.GetUserDataResponse\"\x10\x82\xd3\xe4\x93\x02\n\x12\x08/v1/data\x12\x86\x01\n\tGetRecord\x12!.sixfold.data.v1.GetRecordRequest\x1a\".sixfold.data.v1.GetRecordResponse\"2\x82\xd3\xe4\x93\x02,\x12*/v1/collections/{collection}/records/{key}\x12\x89\x01\n\tPutRecord\x12!.sixfold.data.v1.PutRecordRequest\x1a\".sixfold.data.v1.PutRecordResponse\"5\x82\xd3\xe4\x93\x02/\x1a*/v1/collections/{collection}/records/{key}:\x01*\x12\x8f\x01\n\x0c\x44\x65leteRecord\x12$.sixfold.data.v1.DeleteRecordRequest\x1a%.sixfold.data.v1.DeleteRecordResponse\"2\x82\xd3\xe4\x93\x02,**/v1/collections/{collection}/records/{key}\x12\x86\x01\n\x0bListRecords\x12#.sixfold.data.v1.ListRecordsRequest\x1a$.sixfold.data.v1.ListRecordsResponse\",\x82\xd3\xe4\x93\x02&\x12$/v1/collections/{collection}/recordsBj\n\x13\x64\x65v.sixfold.data.v1B\tDataProtoP\x01Z4github.com/sixfold/sixfold-go/sixfold/data/v1;datav1\xaa\x02\x0fSixfold.Data.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asixfold/data/v1/data.proto\x12\x0fsixfold.data.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asixfold/auth/v1/auth.proto\"\xee\x01\n\x06Record\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0c\n\x04json\x18\x03 \x01(\t\x12\x16\n\x08revision\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"v\n\nRecordName\x12\x36\n\ncollection\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[A-Za-z0-9._-]{1,128}$\x12\x30\n\x03key\x18\x02 \x01(\tB#\xe2\x41\x01\x02\xbaH\x1cr\x1a\x10\x01(\x80\x04\x32\x13^[^\\x00-\\x1f\\x7f]*$\"\x8e\x01\n\x12GetUserDataRequest\x12\x36\n\ncollection\x18\x01 \x01(\tB\"\xe2\x41\x01\x01\xbaH\x1br\x19\x32\x17^[A-Za-z0-9._-]{0,128}$\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x10\"\x8f\x01\n\x13GetUserDataResponse\x12(\n\x07records\x18\x01 \x03(\x0b\x32\x17.sixfold.data.v1.Record\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12#\n\x04user\x18\x03 \x01(\x0b\x32\x15.sixfold.auth.v1.User\x12\x10\n\x08revision\x18\x04 \x01(\x03\"|\n\x10GetRecordRequest\x12\x36\n\ncollection\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[A-Za-z0-9._-]{1,128}$\x12\x30\n\x03key\x18\x02 \x01(\tB#\xe2\x41\x01\x02\xbaH\x1cr\x1a\x10\x01(\x80\x04\x32\x13^[^\\x00-\\x1f\\x7f]*$\"<\n\x11GetRecordResponse\x12\'\n\x06record\x18\x01 \x01(\x0b\x32\x17.sixfold.data.v1.Record\"T\n\x16\x42\x61tchGetRecordsRequest\x12:\n\x05names\x18\x01 \x03(\x0b\x32\x1b.sixfold.data.v1.RecordNameB\x0e\xe2\x41\x01\x02\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\"\x9e\x01\n\x17\x42\x61tchGetRecordsResponse\x12(\n\x07records\x18\x01 \x03(\x0b\x32\x17.sixfold.data.v1.Record\x12,\n\x07missing\x18\x02 \x03(\x0b\x32\x1b.sixfold.data.v1.RecordName\x12+\n\x06unread\x18\x03 \x03(\x0b\x32\x1b.sixfold.data.v1.RecordName\"\xcd\x02\n\x10PutRecordRequest\x12\x36\n\ncollection\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[A-Za-z0-9._-]{1,128}$\x12\x30\n\x03key\x18\x02 \x01(\tB#\xe2\x41\x01\x02\xbaH\x1cr\x1a\x10\x01(\x80\x04\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x1d\n\x04json\x18\x03 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x10\x01(\x80\x80\x10\x12\x1e\n\x0bif_revision\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00H\x00\x12\x1c\n\tif_absent\x18\x05 \x01(\x08\x42\x07\xbaH\x04j\x02\x08\x01H\x00\x12=\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\xe2\x41\x01\x01\xbaH\x05\xb2\x01\x02@\x01\x12#\n\nrequest_id\x18\x07 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x42\x0e\n\x0cprecondition\"\x87\x01\n\x11PutRecordResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe3\x01\n\x13\x44\x65leteRecordRequest\x12\x36\n\ncollection\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[A-Za-z0-9._-]{1,128}$\x12\x30\n\x03key\x18\x02 \x01(\tB#\xe2\x41\x01\x02\xbaH\x1cr\x1a\x10\x01(\x80\x04\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12 \n\x0bif_revision\x18\x03 \x01(\x03\x42\x0b\xe2\x41\x01\x01\xbaH\x04\"\x02(\x00\x12\x1b\n\rallow_missing\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12#\n\nrequest_id\x18\x05 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"(\n\x14\x44\x65leteRecordResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\"\x8e\x01\n\x12ListRecordsRequest\x12\x36\n\ncollection\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[A-Za-z0-9._-]{1,128}$\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x10\"X\n\x13ListRecordsResponse\x12(\n\x07records\x18\x01 \x03(\x0b\x32\x17.sixfold.data.v1.Record\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb1\x06\n\x0b\x44\x61taService\x12j\n\x0bGetUserData\x12#.sixfold.data.v1.GetUserDataRequest\x1a$.sixfold.data.v1.GetUserDataResponse\"\x10\x82\xd3\xe4\x93\x02\n\x12\x08/v1/data\x12\x86\x01\n\tGetRecord\x12!.sixfold.data.v1.GetRecordRequest\x1a\".sixfold.data.v1.GetRecordResponse\"2\x82\xd3\xe4\x93\x02,\x12*/v1/collections/{collection}/records/{key}\x12\x85\x01\n\x0f\x42\x61tchGetRecords\x12\'.sixfold.data.v1.BatchGetRecordsRequest\x1a(.sixfold.data.v1.BatchGetRecordsResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/v1/records:batchGet:\x01*\x12\x89\x01\n\tPutRecord\x12!.sixfold.data.v1.PutRecordRequest\x1a\".sixfold.data.v1.PutRecordResponse\"5\x82\xd3\xe4\x93\x02/\x1a*/v1/collections/{collection}/records/{key}:\x01*\x12\x8f\x01\n\x0c\x44\x65leteRecord\x12$.sixfold.data.v1.DeleteRecordRequest\x1a%.sixfold.data.v1.DeleteRecordResponse\"2\x82\xd3\xe4\x93\x02,**/v1/collections/{collection}/records/{key}\x12\x86\x01\n\x0bListRecords\x12#.sixfold.data.v1.ListRecordsRequest\x1a$.sixfold.data.v1.ListRecordsResponse\",\x82\xd3\xe4\x93\x02&\x12$/v1/collections/{collection}/recordsBj\n\x13\x64\x65v.sixfold.data.v1B\tDataProtoP\x01Z4github.com/sixfold/sixfold-go/sixfold/data/v1;datav1\xaa\x02\x0fSixfold.Data.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORD'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_RECORD'].fields_by_name['update_time']._loaded_options = None
   _globals['_RECORD'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
+  _globals['_RECORDNAME'].fields_by_name['collection']._loaded_options = None
+  _globals['_RECORDNAME'].fields_by_name['collection']._serialized_options = b'\342A\001\002\272H\033r\0312\027^[A-Za-z0-9._-]{1,128}$'
+  _globals['_RECORDNAME'].fields_by_name['key']._loaded_options = None
+  _globals['_RECORDNAME'].fields_by_name['key']._serialized_options = b'\342A\001\002\272H\034r\032\020\001(\200\0042\023^[^\\x00-\\x1f\\x7f]*$'
   _globals['_GETUSERDATAREQUEST'].fields_by_name['collection']._loaded_options = None
   _globals['_GETUSERDATAREQUEST'].fields_by_name['collection']._serialized_options = b'\342A\001\001\272H\033r\0312\027^[A-Za-z0-9._-]{0,128}$'
   _globals['_GETUSERDATAREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -53,6 +57,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRECORDREQUEST'].fields_by_name['collection']._serialized_options = b'\342A\001\002\272H\033r\0312\027^[A-Za-z0-9._-]{1,128}$'
   _globals['_GETRECORDREQUEST'].fields_by_name['key']._loaded_options = None
   _globals['_GETRECORDREQUEST'].fields_by_name['key']._serialized_options = b'\342A\001\002\272H\034r\032\020\001(\200\0042\023^[^\\x00-\\x1f\\x7f]*$'
+  _globals['_BATCHGETRECORDSREQUEST'].fields_by_name['names']._loaded_options = None
+  _globals['_BATCHGETRECORDSREQUEST'].fields_by_name['names']._serialized_options = b'\342A\001\002\272H\007\222\001\004\010\001\020d'
   _globals['_PUTRECORDREQUEST'].fields_by_name['collection']._loaded_options = None
   _globals['_PUTRECORDREQUEST'].fields_by_name['collection']._serialized_options = b'\342A\001\002\272H\033r\0312\027^[A-Za-z0-9._-]{1,128}$'
   _globals['_PUTRECORDREQUEST'].fields_by_name['key']._loaded_options = None
@@ -87,6 +93,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASERVICE'].methods_by_name['GetUserData']._serialized_options = b'\202\323\344\223\002\n\022\010/v1/data'
   _globals['_DATASERVICE'].methods_by_name['GetRecord']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['GetRecord']._serialized_options = b'\202\323\344\223\002,\022*/v1/collections/{collection}/records/{key}'
+  _globals['_DATASERVICE'].methods_by_name['BatchGetRecords']._loaded_options = None
+  _globals['_DATASERVICE'].methods_by_name['BatchGetRecords']._serialized_options = b'\202\323\344\223\002\031\"\024/v1/records:batchGet:\001*'
   _globals['_DATASERVICE'].methods_by_name['PutRecord']._loaded_options = None
   _globals['_DATASERVICE'].methods_by_name['PutRecord']._serialized_options = b'\202\323\344\223\002/\032*/v1/collections/{collection}/records/{key}:\001*'
   _globals['_DATASERVICE'].methods_by_name['DeleteRecord']._loaded_options = None
@@ -95,26 +103,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASERVICE'].methods_by_name['ListRecords']._serialized_options = b'\202\323\344\223\002&\022$/v1/collections/{collection}/records'
   _globals['_RECORD']._serialized_start=201
   _globals['_RECORD']._serialized_end=439
-  _globals['_GETUSERDATAREQUEST']._serialized_start=442
-  _globals['_GETUSERDATAREQUEST']._serialized_end=584
-  _globals['_GETUSERDATARESPONSE']._serialized_start=587
-  _globals['_GETUSERDATARESPONSE']._serialized_end=730
-  _globals['_GETRECORDREQUEST']._serialized_start=732
-  _globals['_GETRECORDREQUEST']._serialized_end=856
-  _globals['_GETRECORDRESPONSE']._serialized_start=858
-  _globals['_GETRECORDRESPONSE']._serialized_end=918
-  _globals['_PUTRECORDREQUEST']._serialized_start=921
-  _globals['_PUTRECORDREQUEST']._serialized_end=1254
-  _globals['_PUTRECORDRESPONSE']._serialized_start=1257
-  _globals['_PUTRECORDRESPONSE']._serialized_end=1392
-  _globals['_DELETERECORDREQUEST']._serialized_start=1395
-  _globals['_DELETERECORDREQUEST']._serialized_end=1622
-  _globals['_DELETERECORDRESPONSE']._serialized_start=1624
-  _globals['_DELETERECORDRESPONSE']._serialized_end=1664
-  _globals['_LISTRECORDSREQUEST']._serialized_start=1667
-  _globals['_LISTRECORDSREQUEST']._serialized_end=1809
-  _globals['_LISTRECORDSRESPONSE']._serialized_start=1811
-  _globals['_LISTRECORDSRESPONSE']._serialized_end=1899
-  _globals['_DATASERVICE']._serialized_start=1902
-  _globals['_DATASERVICE']._serialized_end=2583
+  _globals['_RECORDNAME']._serialized_start=441
+  _globals['_RECORDNAME']._serialized_end=559
+  _globals['_GETUSERDATAREQUEST']._serialized_start=562
+  _globals['_GETUSERDATAREQUEST']._serialized_end=704
+  _globals['_GETUSERDATARESPONSE']._serialized_start=707
+  _globals['_GETUSERDATARESPONSE']._serialized_end=850
+  _globals['_GETRECORDREQUEST']._serialized_start=852
+  _globals['_GETRECORDREQUEST']._serialized_end=976
+  _globals['_GETRECORDRESPONSE']._serialized_start=978
+  _globals['_GETRECORDRESPONSE']._serialized_end=1038
+  _globals['_BATCHGETRECORDSREQUEST']._serialized_start=1040
+  _globals['_BATCHGETRECORDSREQUEST']._serialized_end=1124
+  _globals['_BATCHGETRECORDSRESPONSE']._serialized_start=1127
+  _globals['_BATCHGETRECORDSRESPONSE']._serialized_end=1285
+  _globals['_PUTRECORDREQUEST']._serialized_start=1288
+  _globals['_PUTRECORDREQUEST']._serialized_end=1621
+  _globals['_PUTRECORDRESPONSE']._serialized_start=1624
+  _globals['_PUTRECORDRESPONSE']._serialized_end=1759
+  _globals['_DELETERECORDREQUEST']._serialized_start=1762
+  _globals['_DELETERECORDREQUEST']._serialized_end=1989
+  _globals['_DELETERECORDRESPONSE']._serialized_start=1991
+  _globals['_DELETERECORDRESPONSE']._serialized_end=2031
+  _globals['_LISTRECORDSREQUEST']._serialized_start=2034
+  _globals['_LISTRECORDSREQUEST']._serialized_end=2176
+  _globals['_LISTRECORDSRESPONSE']._serialized_start=2178
+  _globals['_LISTRECORDSRESPONSE']._serialized_end=2266
+  _globals['_DATASERVICE']._serialized_start=2269
+  _globals['_DATASERVICE']._serialized_end=3086
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,14 @@ class Record(_message.Message):
     expire_time: _timestamp_pb2.Timestamp
     def __init__(self, collection: _Optional[str] = ..., key: _Optional[str] = ..., json: _Optional[str] = ..., revision: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
+class RecordName(_message.Message):
+    __slots__ = ("collection", "key")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    key: str
+    def __init__(self, collection: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
+
 class GetUserDataRequest(_message.Message):
     __slots__ = ("collection", "page_size", "page_token")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +74,22 @@ class GetRecordResponse(_message.Message):
     RECORD_FIELD_NUMBER: _ClassVar[int]
     record: Record
     def __init__(self, record: _Optional[_Union[Record, _Mapping]] = ...) -> None: ...
+
+class BatchGetRecordsRequest(_message.Message):
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedCompositeFieldContainer[RecordName]
+    def __init__(self, names: _Optional[_Iterable[_Union[RecordName, _Mapping]]] = ...) -> None: ...
+
+class BatchGetRecordsResponse(_message.Message):
+    __slots__ = ("records", "missing", "unread")
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    UNREAD_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedCompositeFieldContainer[Record]
+    missing: _containers.RepeatedCompositeFieldContainer[RecordName]
+    unread: _containers.RepeatedCompositeFieldContainer[RecordName]
+    def __init__(self, records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ..., missing: _Optional[_Iterable[_Union[RecordName, _Mapping]]] = ..., unread: _Optional[_Iterable[_Union[RecordName, _Mapping]]] = ...) -> None: ...
 
 class PutRecordRequest(_message.Message):
     __slots__ = ("collection", "key", "json", "if_revision", "if_absent", "expire_time", "request_id")

@@ -52,6 +52,11 @@ class DataServiceStub(object):
                 request_serializer=sixfold_dot_data_dot_v1_dot_data__pb2.GetRecordRequest.SerializeToString,
                 response_deserializer=sixfold_dot_data_dot_v1_dot_data__pb2.GetRecordResponse.FromString,
                 _registered_method=True)
+        self.BatchGetRecords = channel.unary_unary(
+                '/sixfold.data.v1.DataService/BatchGetRecords',
+                request_serializer=sixfold_dot_data_dot_v1_dot_data__pb2.BatchGetRecordsRequest.SerializeToString,
+                response_deserializer=sixfold_dot_data_dot_v1_dot_data__pb2.BatchGetRecordsResponse.FromString,
+                _registered_method=True)
         self.PutRecord = channel.unary_unary(
                 '/sixfold.data.v1.DataService/PutRecord',
                 request_serializer=sixfold_dot_data_dot_v1_dot_data__pb2.PutRecordRequest.SerializeToString,
@@ -93,6 +98,17 @@ class DataServiceServicer(object):
         """Returns one record.
 
         Reasons: RECORD_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetRecords(self, request, context):
+        """Returns up to 100 records, named one by one, as they were at one instant.
+
+        A name without a record does not fail the call: it comes back in `missing`. What would make the
+        answer too large comes back in `unread`, to be asked for again. Each place in the request is
+        answered by itself, so a name given twice is answered twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,6 +156,11 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.GetRecord,
                     request_deserializer=sixfold_dot_data_dot_v1_dot_data__pb2.GetRecordRequest.FromString,
                     response_serializer=sixfold_dot_data_dot_v1_dot_data__pb2.GetRecordResponse.SerializeToString,
+            ),
+            'BatchGetRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetRecords,
+                    request_deserializer=sixfold_dot_data_dot_v1_dot_data__pb2.BatchGetRecordsRequest.FromString,
+                    response_serializer=sixfold_dot_data_dot_v1_dot_data__pb2.BatchGetRecordsResponse.SerializeToString,
             ),
             'PutRecord': grpc.unary_unary_rpc_method_handler(
                     servicer.PutRecord,
@@ -219,6 +240,33 @@ class DataService(object):
             '/sixfold.data.v1.DataService/GetRecord',
             sixfold_dot_data_dot_v1_dot_data__pb2.GetRecordRequest.SerializeToString,
             sixfold_dot_data_dot_v1_dot_data__pb2.GetRecordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sixfold.data.v1.DataService/BatchGetRecords',
+            sixfold_dot_data_dot_v1_dot_data__pb2.BatchGetRecordsRequest.SerializeToString,
+            sixfold_dot_data_dot_v1_dot_data__pb2.BatchGetRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

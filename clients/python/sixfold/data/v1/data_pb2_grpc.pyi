@@ -51,6 +51,13 @@ class DataServiceStub:
 
     Reasons: RECORD_NOT_FOUND.
     """
+    BatchGetRecords: _grpc.UnaryUnaryMultiCallable[_data_pb2.BatchGetRecordsRequest, _data_pb2.BatchGetRecordsResponse]
+    """Returns up to 100 records, named one by one, as they were at one instant.
+
+    A name without a record does not fail the call: it comes back in `missing`. What would make the
+    answer too large comes back in `unread`, to be asked for again. Each place in the request is
+    answered by itself, so a name given twice is answered twice.
+    """
     PutRecord: _grpc.UnaryUnaryMultiCallable[_data_pb2.PutRecordRequest, _data_pb2.PutRecordResponse]
     """Writes one record: makes it, or replaces it whole.
 
@@ -92,6 +99,13 @@ class DataServiceAsyncStub(DataServiceStub):
     """Returns one record.
 
     Reasons: RECORD_NOT_FOUND.
+    """
+    BatchGetRecords: _aio.UnaryUnaryMultiCallable[_data_pb2.BatchGetRecordsRequest, _data_pb2.BatchGetRecordsResponse]  # type: ignore[assignment]
+    """Returns up to 100 records, named one by one, as they were at one instant.
+
+    A name without a record does not fail the call: it comes back in `missing`. What would make the
+    answer too large comes back in `unread`, to be asked for again. Each place in the request is
+    answered by itself, so a name given twice is answered twice.
     """
     PutRecord: _aio.UnaryUnaryMultiCallable[_data_pb2.PutRecordRequest, _data_pb2.PutRecordResponse]  # type: ignore[assignment]
     """Writes one record: makes it, or replaces it whole.
@@ -143,6 +157,19 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns one record.
 
         Reasons: RECORD_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchGetRecords(
+        self,
+        request: _data_pb2.BatchGetRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_data_pb2.BatchGetRecordsResponse, _abc.Awaitable[_data_pb2.BatchGetRecordsResponse]]:
+        """Returns up to 100 records, named one by one, as they were at one instant.
+
+        A name without a record does not fail the call: it comes back in `missing`. What would make the
+        answer too large comes back in `unread`, to be asked for again. Each place in the request is
+        answered by itself, so a name given twice is answered twice.
         """
 
     @_abc_1.abstractmethod
