@@ -17,7 +17,7 @@ PAGE_SIZE_MAX: Final = 1_000
 # A full page (or batch), with 1,000 longest names around it, stays well under the 4 MiB that gRPC
 # clients accept; and a caller who does not read its answers holds no more than this for each.
 PAGE_BYTES: Final = 1024 * 1024
-# Names in one BatchGetRecords.
+# Names in one BatchGetRecords, and items of any list in a request.
 BATCH_SIZE_MAX: Final = 100
 
 # The largest valid request is one value and its names; the rest is room for framing. 64 KiB would

@@ -19,7 +19,7 @@ import protovalidate
 from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 
-from service.domain import tokens
+from service.domain import limits, tokens
 from service.domain.errors import (
     DeadlineExceeded,
     DomainError,
@@ -219,7 +219,7 @@ def validate(
     async def validated(data: bytes, call: Call) -> bytes:
         call.received = len(data)
         request = parsed(parse, data)
-        found = validator.collect_violations(request)
+        found = _violations(validator, request)
         if found:
             raise InvalidArgument(*map(_violation, found))
         answer = (await handle(request, call.context)).SerializeToString()
@@ -237,6 +237,21 @@ def parsed(parse: Callable[[bytes], Message], data: bytes) -> Message:
         raise InvalidArgument(
             Violation("", "MALFORMED", "the bytes are not this method's request message")
         ) from error
+
+
+def _violations(
+    validator: protovalidate.Validator, request: Message
+) -> list[protovalidate.Violation]:
+    """All that is wrong with a request. Of one with a longer list than any may be, what is found
+    first: a violation costs 20 µs, and a message has room for 300,000.
+    """
+    found = validator.collect_violations(request, fail_fast=True)
+    if not found or any(
+        field.is_repeated and len(value) > limits.BATCH_SIZE_MAX
+        for field, value in request.ListFields()
+    ):
+        return found
+    return validator.collect_violations(request)
 
 
 def _violation(found: protovalidate.Violation) -> Violation:

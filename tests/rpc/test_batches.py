@@ -288,3 +288,23 @@ async def test_times_are_exact_to_the_microsecond_in_any_year(
     assert record.create_time.ToJsonString() == moment
     assert record.expire_time == last
     assert record == await get(api, ann, "a")
+
+
+@pytest.mark.parametrize("count", [limits.BATCH_SIZE_MAX + 1, 160_000])
+async def test_of_too_many_bad_names_only_the_first_fault_is_told(
+    api: Api, ann: Person, count: int
+) -> None:
+    """Or one message would hold up everybody for seconds."""
+    request = pb.BatchGetRecordsRequest(names=[pb.RecordName()] * count)
+
+    why = await refused(api.data.BatchGetRecords(request, metadata=ann.metadata))
+
+    assert why.violations == {"names": "REPEATED_MAX_ITEMS"}
+
+
+async def test_of_too_many_bad_scopes_only_the_first_fault_is_told(api: Api) -> None:
+    request = auth_pb2.LoginRequest(username="", password="", scopes=["?"] * 100_000)
+
+    why = await refused(api.auth.Login(request))
+
+    assert why.violations == {"username": "STRING_MIN_LEN"}

@@ -160,7 +160,7 @@ async def test_every_bad_field_is_named_at_once(api: Api, ann: Person) -> None:
 
 
 async def test_more_bad_fields_than_fit_are_cut_and_still_an_answer(api: Api) -> None:
-    login = auth_pb2.LoginRequest(username="a", password="b", scopes=[f"s{n}" for n in range(500)])
+    login = auth_pb2.LoginRequest(username="a", password="b", scopes=[f"s{n}" for n in range(100)])
 
     why = await refused(api.auth.Login(login))
 

@@ -19,6 +19,10 @@ MINUTE = 60
 DEFAULTS: dict[str, Any] = {spec.name: spec.default for _, spec, _ in KNOBS}
 STATED = PasswordPolicy()
 DAY_SECONDS = 86_400
+SERVICES = {
+    **auth_pb2.DESCRIPTOR.services_by_name,
+    **data_pb2.DESCRIPTOR.services_by_name,
+}
 
 
 def rules(message: Any, field: str) -> Any:
@@ -91,6 +95,18 @@ def test_the_largest_batch_fits_a_message() -> None:
 
     assert most == limits.BATCH_SIZE_MAX <= limits.PAGE_SIZE_MAX
     assert request.ByteSize() < limits.MESSAGE_BYTES
+
+
+@pytest.mark.parametrize("service", [*SERVICES.values()], ids=[*SERVICES])
+def test_every_list_in_a_request_has_a_bound(service: Any) -> None:
+    """And is where the layer that checks requests looks at its length."""
+    for method in service.methods:
+        for field in method.input_type.fields:
+            if field.is_repeated:
+                bound = field.GetOptions().Extensions[validate_pb2.field].repeated.max_items
+                assert 0 < bound <= limits.BATCH_SIZE_MAX, field.full_name
+            for inner in field.message_type.fields if field.message_type else []:
+                assert not inner.is_repeated, inner.full_name
 
 
 def test_the_largest_page_fits_what_clients_accept() -> None:
