@@ -1,5 +1,7 @@
 """What methods do beyond one rpc: logging out, updating, waiting to be ready."""
 
+from collections.abc import Sequence
+
 from sixfold import _calls, errors
 from sixfold._flows import logout
 from sixfold._session import Credentials
@@ -9,6 +11,7 @@ from sixfold.data.v1 import data_pb2
 from tests.client.player import (
     CODE,
     UNAVAILABLE,
+    Played,
     call,
     logged_in,
     play,
@@ -59,6 +62,47 @@ def test_a_changed_password_is_the_one_to_come_back_with() -> None:
     play(flow, ann, [auth_pb2.ChangePasswordResponse()])
 
     assert ann.credentials == Credentials("ann", "new")
+
+
+def some(*keys: str, unread: Sequence[str] = ()) -> data_pb2.BatchGetRecordsResponse:
+    return data_pb2.BatchGetRecordsResponse(
+        records=[data_pb2.Record(collection="c", key=key, json="1") for key in keys],
+        unread=[data_pb2.RecordName(collection="c", key=key) for key in unread],
+    )
+
+
+def asked(played: Played) -> list[list[str]]:
+    return [[name.key for name in step.request.names] for step in played]
+
+
+def test_what_was_left_unread_is_asked_for_again_before_the_rest() -> None:
+    ann = logged_in()
+    names = [("c", f"{n:03}") for n in range(120)]
+    keys = [key for _, key in names]
+    answers = [some(*keys[:30], unread=keys[30:100]), some(*keys[30:118], unread=keys[118:])]
+
+    played = play(_calls.get_many(ann, names), ann, [*answers, some("118")])
+
+    assert played.methods == ["BatchGetRecords"] * 3
+    assert asked(played) == [keys[:100], keys[30:], ["118", "119"]]
+    assert list(played.value) == names[:119]
+
+
+def test_each_name_is_asked_for_once() -> None:
+    ann = logged_in()
+
+    played = play(_calls.get_many(ann, iter([("c", "b"), ("c", "a")] * 2)), ann, [some("b", "a")])
+
+    assert asked(played) == [["b", "a"]]
+    assert [record.key for record in played.value.values()] == ["b", "a"]
+
+
+def test_no_name_is_no_call() -> None:
+    ann = logged_in()
+
+    played = play(_calls.get_many(ann, []), ann, [])
+
+    assert (played.sent, played.value) == ([], {})
 
 
 def test_update_runs_again_on_the_newer_value() -> None:

@@ -9,7 +9,15 @@ import jwt
 import pytest
 import sixfold
 
-from tests.client.real import Connect, both_clients, credentials, end_session, new_name, target
+from tests.client.real import (
+    Connect,
+    both_clients,
+    counting,
+    credentials,
+    end_session,
+    new_name,
+    target,
+)
 from tests.conftest import PASSWORD, Api
 
 pytestmark = both_clients
@@ -71,6 +79,31 @@ async def test_a_record_comes_back_as_it_was_put(api: Api, connect: Connect) -> 
     assert record.create_time == written.create_time
     assert record.expire_time is not None
     assert abs(record.expire_time - tomorrow) < timedelta(milliseconds=1)
+
+
+async def test_many_records_come_by_name(api: Api, connect: Connect) -> None:
+    names = [("many", f"{number}") for number in range(130)]
+
+    async with connect(target(api), **credentials(await api.new_user()), timeout=20) as client:
+        for collection, key in names[:110]:
+            await client.put(collection, key, {"at": key})
+        found = await client.get_many(names[::-1])
+
+        assert list(found) == names[109::-1]
+        assert found["many", "7"] == await client.get("many", "7")
+
+
+async def test_more_than_one_answer_holds_comes_in_several(api: Api, connect: Connect) -> None:
+    names = [("large", key) for key in "abcdef"]
+
+    async with connect(target(api), **credentials(await api.new_user())) as client:
+        for collection, key in names:
+            await client.put(collection, key, key * 250_000)
+        async with counting(api) as arrived:
+            found = await client.get_many(names)
+
+    assert [record.value[0] for record in found.values()] == list("abcdef")
+    assert arrived["BatchGetRecords"] == 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """One flow per method of the clients: request, call, value."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from sixfold.auth.v1 import auth_pb2
 from sixfold.data.v1 import data_pb2
 from sixfold.errors import AlreadyExists, Conflict, NotFound, Unavailable
 
+BATCH_SIZE: Final = 100  # the most names that the service takes at once
 UPDATE_TRIES: Final = 10
 # A write takes milliseconds, so the losers of a race come back spread over tens of them.
 UPDATE_BACKOFF: Final = (0.01, 0.25)
@@ -75,6 +76,23 @@ def get(session: Session, collection: str, key: str) -> Flow[models.Record]:
     request = data_pb2.GetRecordRequest(collection=collection, key=key)
     reply = yield from authorized(session, "data.GetRecord", request)
     return _convert.record(reply.record)
+
+
+def get_many(
+    session: Session, names: Iterable[tuple[str, str]]
+) -> Flow[dict[tuple[str, str], models.Record]]:
+    found = {}
+    left = list(dict.fromkeys(names))
+    while left:
+        asked, left = left[:BATCH_SIZE], left[BATCH_SIZE:]
+        request = data_pb2.BatchGetRecordsRequest(
+            names=[data_pb2.RecordName(collection=collection, key=key) for collection, key in asked]
+        )
+        reply = yield from authorized(session, "data.BatchGetRecords", request)
+        for record in map(_convert.record, reply.records):
+            found[record.collection, record.key] = record
+        left[:0] = [(name.collection, name.key) for name in reply.unread]
+    return found
 
 
 def put(

@@ -1,7 +1,7 @@
 """The client for asyncio. `client.py` is its twin, method for method."""
 # ruff: noqa: ASYNC109 (a timeout here is the rpc's deadline, which the server must be told)
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -117,6 +117,16 @@ class AsyncClient(AsyncDriver):
     async def get(self, collection: str, key: str, *, timeout: float | None = None) -> Record:
         """One record. Raises NotFound."""
         return await self._run(_calls.get(self._session, collection, key), timeout)
+
+    async def get_many(
+        self, names: Iterable[tuple[str, str]], *, timeout: float | None = None
+    ) -> dict[tuple[str, str], Record]:
+        """Those of the named records (collection, key) that there are, by name, in that order.
+
+        Read a hundred at a time, or as many as fit one answer, and each such part as it was at one
+        instant.
+        """
+        return await self._run(_calls.get_many(self._session, names), timeout)
 
     async def put(
         self,

@@ -1,6 +1,6 @@
 """The client for threads and plain programs. `async_client.py` is its twin, method for method."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -112,6 +112,16 @@ class Client(SyncDriver):
     def get(self, collection: str, key: str, *, timeout: float | None = None) -> Record:
         """One record. Raises NotFound."""
         return self._run(_calls.get(self._session, collection, key), timeout)
+
+    def get_many(
+        self, names: Iterable[tuple[str, str]], *, timeout: float | None = None
+    ) -> dict[tuple[str, str], Record]:
+        """Those of the named records (collection, key) that there are, by name, in that order.
+
+        Read a hundred at a time, or as many as fit one answer, and each such part as it was at one
+        instant.
+        """
+        return self._run(_calls.get_many(self._session, names), timeout)
 
     def put(
         self,
