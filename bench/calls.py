@@ -10,6 +10,9 @@ PASSWORD: Final = "a bench needs a password too"
 
 COLLECTION: Final = "bench"
 RECORDS: Final = 20
+# What a batch reads: a collection of its own, so that pages stay as they were without it.
+BATCH: Final = "batch"
+BATCH_SIZE: Final = 100
 WRITTEN: Final = data_pb2.PutRecordRequest(
     collection="written", key="one", json='{"n": 1, "text": "' + 160 * "w" + '"}'
 )
@@ -60,7 +63,17 @@ CALLS: Final = {
         data_pb2.GetRecordRequest(collection=COLLECTION, key=key(0)),
         limit="pgbench get",
     ),
-    "GetUserData": Call(DATA + "GetUserData", "readers", data_pb2.GetUserDataRequest()),
+    "BatchGetRecords": Call(
+        DATA + "BatchGetRecords",
+        "readers",
+        data_pb2.BatchGetRecordsRequest(
+            names=[data_pb2.RecordName(collection=BATCH, key=key(n)) for n in range(BATCH_SIZE)]
+        ),
+        limit="pgbench batch",
+    ),
+    "GetUserData": Call(
+        DATA + "GetUserData", "readers", data_pb2.GetUserDataRequest(collection=COLLECTION)
+    ),
     "PutRecord": Call(DATA + "PutRecord", "writers", WRITTEN, limit="pgbench put", connections=32),
     "Login": Call(AUTH + "Login", "names", limit="argon2"),
     "RefreshTokens": Call(AUTH + "RefreshTokens", "sessions"),

@@ -36,6 +36,7 @@ class Person:
     refresh_token: str = ""
     revision: int = 0
     records: list[data.Record] = field(default_factory=list)
+    batch: list[data.Record] = field(default_factory=list)
 
     @property
     def metadata(self) -> tuple[tuple[str, str]]:
@@ -89,8 +90,16 @@ async def get_record(api: Api, who: Person) -> None:
     right(answer.record == expected, answer)
 
 
+async def batch_get_records(api: Api, who: Person) -> None:
+    expected = random.sample(who.batch, len(who.batch))
+    names = [data.RecordName(collection=each.collection, key=each.key) for each in expected]
+    request = data.BatchGetRecordsRequest(names=names)
+    answer = await api.data.BatchGetRecords(request, metadata=who.metadata, timeout=TIMEOUT)
+    right(list(answer.records) == expected and not answer.missing, answer)
+
+
 async def get_user_data(api: Api, who: Person) -> None:
-    request = data.GetUserDataRequest()
+    request = data.GetUserDataRequest(collection=calls.COLLECTION)
     answer = await api.data.GetUserData(request, metadata=who.metadata, timeout=TIMEOUT)
     right(list(answer.records) == who.records and not answer.next_page_token, answer)
     right(answer.user.user_id == who.user_id and answer.user.username == who.username, answer)
@@ -131,6 +140,7 @@ def claims(token: str) -> dict[str, Any]:
 CHECKS: Final[dict[str, Callable[[Api, Person], Awaitable[None]]]] = {
     "echo": echo,
     "GetRecord": get_record,
+    "BatchGetRecords": batch_get_records,
     "GetUserData": get_user_data,
     "PutRecord": put_record,
     "Login": login,

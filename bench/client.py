@@ -112,23 +112,23 @@ async def _log_in(api: Api, who: Person) -> None:
 
 async def _fill(api: Api, who: Person) -> None:
     """Records to read, and what reading them must give."""
-    for number in range(calls.RECORDS):
-        put = data.PutRecordRequest(
-            collection=calls.COLLECTION,
-            key=calls.key(number),
-            json=calls.json(who.number, number),
-        )
-        wrote = await api.data.PutRecord(put, metadata=who.metadata, timeout=TIMEOUT)
-        who.records.append(
-            data.Record(
-                collection=put.collection,
-                key=put.key,
-                json=put.json,
-                revision=wrote.revision,
-                create_time=wrote.create_time,
-                update_time=wrote.update_time,
-            )
-        )
+    who.batch = [await _put(api, who, calls.BATCH, n) for n in range(calls.BATCH_SIZE)]
+    who.records = [await _put(api, who, calls.COLLECTION, n) for n in range(calls.RECORDS)]
+
+
+async def _put(api: Api, who: Person, collection: str, number: int) -> data.Record:
+    put = data.PutRecordRequest(
+        collection=collection, key=calls.key(number), json=calls.json(who.number, number)
+    )
+    wrote = await api.data.PutRecord(put, metadata=who.metadata, timeout=TIMEOUT)
+    return data.Record(
+        collection=put.collection,
+        key=put.key,
+        json=put.json,
+        revision=wrote.revision,
+        create_time=wrote.create_time,
+        update_time=wrote.update_time,
+    )
 
 
 class Shift:

@@ -18,7 +18,7 @@ MOST_OFFERED: Final = 1000
 class Cell:
     """One line of the table: something, under some load. `in_flight` 0 is an open loop."""
 
-    name: str  # of a call, or "echo", "pgbench get", "pgbench put", "argon2"
+    name: str  # of a call, or "echo", "pgbench get", "pgbench put", …, "argon2"
     door: str = ""
     in_flight: int = 0
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from bench import calls
 from service.domain import limits
-from service.store import record_writes
+from service.store import record_writes, records
 
 # What GetRecord asks, for one caller. The service's own statement answers several at once.
 GET: Final = """
@@ -26,6 +26,15 @@ NULL: Final = "null"
 Given = tuple[tuple[str, str], ...]
 STATEMENTS: Final[dict[str, tuple[str, str, Given]]] = {
     "pgbench get": (GET, "readers", ((calls.COLLECTION, "text"), (calls.key(0), "text"))),
+    "pgbench batch": (
+        records.BATCH_GET,
+        "readers",
+        (
+            ("\n".join([calls.BATCH] * calls.BATCH_SIZE), "text"),
+            ("\n".join(map(calls.key, range(calls.BATCH_SIZE))), "text"),
+            (str(limits.PAGE_BYTES), "bigint"),
+        ),
+    ),
     "pgbench put": (
         record_writes.PUT,
         "writers",
