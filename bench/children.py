@@ -16,6 +16,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parent.parent
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 10.0
+QUIET_SECONDS: Final = 0.05  # more than a line waits to be written
 _CODE: Final = re.compile(rb'"event":"call".*?"code":"([A-Z_]+)"')
 
 
@@ -42,6 +43,13 @@ class Server:
     def forget(self) -> None:
         """Empty the log, so that a long run does not fill memory."""
         os.ftruncate(self._log, 0)
+
+    def settle(self) -> None:
+        """Return once it writes no more: then calls that a load has cut off are over, too."""
+        seen = -1
+        while (size := os.fstat(self._log).st_size) != seen:
+            seen = size
+            time.sleep(QUIET_SECONDS)
 
     def codes(self) -> Counter[str]:
         """How calls ended since `forget`, by the server's own access log."""

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.calls import CALLS
-from bench.world import POOL
+from bench.world import BASE, POOL, echoed
 
 LOADS: Final = (1, 16, 128)
+QUICK: Final = (1, 128)
 # The offered rate of an open loop, as a part of what the door did with 16 in flight; and no more
 # than our own client can send on a core it shares.
 OFFERED: Final = 0.3
@@ -31,12 +32,14 @@ class Cell:
         return self.is_call and not self.in_flight
 
 
-def cells(doors: Sequence[str], only: Sequence[str]) -> list[Cell]:
-    """Every cell of a round. What is compared stands together, so that it meets the same noise."""
+def cells(doors: Sequence[str], only: Sequence[str], *, quick: bool) -> list[Cell]:
+    """Every cell of a round; if `quick`, those the goals need. What is compared stands together, so
+    that it meets the same noise.
+    """
     limits = {CALLS[name].limit for name in only}
     found = []
-    for in_flight in LOADS:
-        found += [Cell("echo", door, in_flight) for door in doors]
+    for in_flight in QUICK if quick else LOADS:
+        found += [Cell("echo", door, in_flight) for door in echoed(doors)]
         found += [Cell(name, door, in_flight) for name in only for door in doors]
         found += [
             limit
@@ -45,12 +48,12 @@ def cells(doors: Sequence[str], only: Sequence[str]) -> list[Cell]:
             and (limit := Cell(name, in_flight=min(in_flight, POOL))) not in found
         ]
     found += [Cell("argon2")] if "argon2" in limits else []
-    return found + [Cell(name, door) for name in only for door in doors]
+    return found + [Cell(name, door) for name in only for door in doors if not quick]
 
 
-def echo_of(cell: Cell, doors: Sequence[str]) -> Cell | None:
+def echo_of(cell: Cell) -> Cell | None:
     """What a call's rate is divided by: the bare grpc.aio echo, whatever door the call came by."""
-    return Cell("echo", doors[0], cell.in_flight) if cell.in_flight and cell.door else None
+    return Cell("echo", BASE, cell.in_flight) if cell.in_flight and cell.door else None
 
 
 def limit_of(cell: Cell) -> Cell | None:

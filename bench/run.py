@@ -71,6 +71,7 @@ def measured(world: World, cell: Cell, seconds: float, expected: float | None) -
     _knock(world, server)
     server.forget()
     seen = window(world, cell, seconds, expected)
+    server.settle()
     ended = server.codes()
     ran = world.statements.counted() - before
     return replace(
@@ -84,7 +85,7 @@ def window(world: World, cell: Cell, seconds: float, expected: float | None) -> 
     """`seconds` that open some time after a load has begun, and close before it ends."""
     rate = plan.offered(expected) if expected else 1.0
     # All that came at once at the beginning must be through, or waiting looks shorter than it is.
-    through = min(cell.in_flight / expected, 5 * seconds) if expected else 0
+    through = min(cell.in_flight / expected, 2.5 * seconds) if expected else 0
     warm = max(min(1.0, seconds / 3), through)
     start = time.time() + warm + STARTED * _processes(cell)
     main, *beside = begun(world, cell, start + seconds + REACH, rate)

@@ -29,16 +29,16 @@ class Row:
     complaints: list[str]
 
 
-def rows(found: Rounds, doors: Sequence[str]) -> list[Row]:
+def rows(found: Rounds) -> list[Row]:
     """The lines, by call and then load."""
     order = list(dict.fromkeys(cell.name for cell in found))
     return [
-        _row(found, cell, doors)
+        _row(found, cell)
         for cell in sorted(found, key=lambda each: (order.index(each.name), each.door))
     ]
 
 
-def _row(found: Rounds, cell: Cell, doors: Sequence[str]) -> Row:
+def _row(found: Rounds, cell: Cell) -> Row:
     seen = found[cell]
 
     def of(other: Cell | None) -> float | None:
@@ -58,7 +58,7 @@ def _row(found: Rounds, cell: Cell, doors: Sequence[str]) -> Row:
         cpu_us=median(lambda each: each.cpu_us),
         postgres_us=median(lambda each: each.postgres_us),
         statements=median(lambda each: each.statements),
-        of_echo=of(plan.echo_of(cell, doors)),
+        of_echo=of(plan.echo_of(cell)),
         of_limit=of(plan.limit_of(cell)),
         complaints=[text for each in seen for text in each.complaints],
     )

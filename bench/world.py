@@ -20,7 +20,13 @@ DATABASE: Final = "bench"
 POOL: Final = 10  # the default, said here because pgbench gets as many connections
 
 # What `sixfold serve` and the echo are told to open each door.
-DOORS: Final[dict[str, tuple[str, ...]]] = {"grpcio": ()}
+DOORS: Final[dict[str, tuple[str, ...]]] = {"grpcio": (), "envoy": ("--door", "envoy")}
+BASE: Final = "grpcio"  # its echo is what every call is compared with
+
+
+def echoed(doors: Sequence[str]) -> list[str]:
+    """The doors whose echo is needed to compare those of `doors`."""
+    return list(dict.fromkeys((BASE, *doors)))
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,7 @@ def running(doors: Sequence[str]) -> Iterator[World]:
         for door in doors:
             serve = ["service", "serve", *DOORS[door]]
             servers[door] = stack.enter_context(children.serving(serve, environ))
+        for door in echoed(doors):
             echoes[door] = stack.enter_context(children.serving(["bench.echo", *DOORS[door]], {}))
         target = f"127.0.0.1:{servers[doors[0]].port}"
         people = client.ask(job="prepare", target=target)()
