@@ -172,11 +172,17 @@ def healthcheck(
     address: Annotated[str, typer.Option(help="host:port of the gRPC port.")] = "127.0.0.1:50051",
     service: Annotated[str, typer.Option(help="Empty is liveness; a service is readiness.")] = "",
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 2.0,
+    certificate: Annotated[
+        str, typer.Option(envvar="SIXFOLD_TLS_CERTIFICATE", help="The server's own, if it has TLS.")
+    ] = "",
 ) -> None:
     """Ask grpc.health.v1, for container probes. Exits with 0 when serving, 1 when not."""
     from service import admin
 
-    status = admin.health(address, service, timeout)
+    try:
+        status = admin.health(address, service, timeout, certificate)
+    except Exception as error:
+        _explain(error)
     print(status)
     raise typer.Exit(0 if status == "SERVING" else 1)
 
@@ -192,7 +198,6 @@ def _settings() -> "Settings":
 
 def _run(work: Coroutine[Any, Any, T], settings: "Settings") -> T:
     """Run a command's coroutine, its failures as one line each and an exit code."""
-    from service import exits
     from service.loop import new_loop
     from service.telemetry import logs
 
@@ -203,10 +208,17 @@ def _run(work: Coroutine[Any, Any, T], settings: "Settings") -> T:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
-        known = exits.of(error)
-        if known is None:
-            raise
-        _fail(known[0], *known[1])
+        _explain(error)
+
+
+def _explain(error: Exception) -> NoReturn:
+    """End with what it means to an operator, or raise it."""
+    from service import exits
+
+    known = exits.of(error)
+    if known is None:
+        raise error
+    _fail(known[0], *known[1])
 
 
 def _answer(as_json: bool, document: object, lines: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import secrets
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service import app
 from service.domain import ids, keys, passwords, usernames
 from service.domain.errors import UserNotFound
+from service.rpc import certificate
 from service.settings import Settings
 from service.store import db, migrate, signing_keys, users
 from service.store.signing_keys import Rotation
@@ -83,12 +85,24 @@ async def user_disable(settings: Settings, username: str) -> dict[str, Any]:
     return {"user_id": str(user.user_id), "username": user.username}
 
 
-def health(address: str, service: str, timeout: float) -> str:
-    """The health status's name, or the code's name when there is no answer."""
-    with grpc.insecure_channel(address) as channel:
+def health(address: str, service: str, timeout: float, chain: str = "") -> str:
+    """The health status's name, or the code's name when there is no answer. With `chain`, a PEM
+    file: over TLS, to the owner of that certificate, by whatever address. Raises Unusable.
+    """
+    with _channel(address, chain) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout)
         except grpc.RpcError as error:
             return str(error.code().name)
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def _channel(address: str, chain: str) -> grpc.Channel:
+    if not chain:
+        return grpc.insecure_channel(address)
+    trusted = certificate.read("certificate", Path(chain))
+    # A probe asks by an address that is in no certificate. This very one is trusted, and no issuer.
+    name = certificate.name(certificate.own(trusted))
+    credentials = grpc.ssl_channel_credentials(trusted)
+    return grpc.secure_channel(address, credentials, [("grpc.ssl_target_name_override", name)])

@@ -20,6 +20,7 @@ from service.domain.passwords import PasswordPolicy
 from service.domain.tokens import TokenPolicy
 from service.rpc import asgi, interceptors, policy, reflection, server
 from service.rpc.auth import AuthPolicy, AuthService
+from service.rpc.certificate import Certificate
 from service.rpc.data import DataService
 from service.rpc.hashing import HashPool
 from service.rpc.health import Readiness
@@ -104,10 +105,13 @@ async def serving(
 ) -> AsyncIterator[Ports]:
     """One process, serving until left. Leaving drains; `hurry` cuts the draining short.
 
-    Raises MasterKeyMismatch, OSError for a port in use. Postgres may be away: the process is then
-    up, alive and not ready.
+    Raises MasterKeyMismatch, Unusable for the TLS files, OSError for a port in use. Postgres may be
+    away: the process is then up, alive and not ready.
     """
     hurry = hurry or asyncio.Event()
+    certificate = None
+    if settings.tls_certificate:
+        certificate = Certificate(settings.tls_certificate, settings.tls_key)
     async with (
         database(settings, on_query=on_query) as pool,
         database(settings, size=HOUSEKEEPING_CONNECTIONS) as own,
@@ -120,6 +124,8 @@ async def serving(
             log.warning("starting without keys; readiness waits for them: %s", error)
         readiness = Readiness(own, keyring, utc_now)
         measures = _metrics(pool, hashing, keyring)
+        if certificate:
+            measures.read_certificate(certificate.expires)
         layers, stream_layers = _layers(
             settings, keyring, measures, AccessLog(log_stream, settings.log_format)
         )
@@ -146,6 +152,7 @@ async def serving(
             settings.max_connection_age_seconds,
             settings.max_concurrent_streams,
             settings.max_concurrent_calls,
+            certificate,
         )
         async with (
             background(

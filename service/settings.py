@@ -21,6 +21,7 @@ TOLERATED: Final = frozenset(
         "USERNAME",
         "PASSWORD",
         "ALLOW_PLAINTEXT",
+        "TLS_ROOTS",
         "TEST_DATABASE_URL",
         "TEST_DOOR",
         "PG_BIN",
@@ -88,6 +89,11 @@ def _issuer(text: str) -> None:
         raise Refused("must be an http or https URL without query, fragment and user")
 
 
+def _path(text: str) -> None:
+    if "-----BEGIN" in text or not text.isprintable():
+        raise Refused("must be the path of a PEM file, not what is in one")
+
+
 @dataclass(frozen=True, slots=True)
 class Knob:
     """What an operator may put into one variable. `low` and `high` are included."""
@@ -126,6 +132,9 @@ class Settings:
     audience: str = _knob("sixfold", "whom access tokens are for")
     listen: str = _knob("[::]:50051", "host:port for gRPC; port 0 picks one", check=host_port)
     http_listen: str = _knob("[::]:8080", "host:port for keys, probes, metrics", check=host_port)
+    # Read again every second; whoever renews them need not tell.
+    tls_certificate: str = _knob("", "PEM file: certificate and chain, for TLS", check=_path)
+    tls_key: str = _knob("", "PEM file: the certificate's key, not encrypted", check=_path)
     sign_up: bool = _knob(True, "anybody may create a user")
     access_token_seconds: int = _knob(600, "seconds an access token lives", 60, 3600)
     session_idle_seconds: int = _knob(14 * DAY, "seconds an idle session lives", 60, 400 * DAY)
@@ -168,6 +177,9 @@ ORDERED: Final = (
     ("key_refresh_seconds", "key_publish_seconds"),
 )
 
+# The one is nothing without the other.
+TOGETHER: Final = (("tls_certificate", "tls_key"),)
+
 
 def load(environ: Mapping[str, str]) -> Settings:
     """Parse what begins with SIXFOLD_. Raises SettingsError with every problem at once."""
@@ -185,6 +197,11 @@ def load(environ: Mapping[str, str]) -> Settings:
     for less, more in ORDERED:
         if less in values and more in values and values[less] > values[more]:
             problems.append(f"{PREFIX}{less.upper()} must not exceed {PREFIX}{more.upper()}")
+    for pair in TOGETHER:
+        for name, other in (pair, pair[::-1]):
+            if not values.get(name, "refused") and values.get(other):
+                missing, there = PREFIX + name.upper(), PREFIX + other.upper()
+                problems.append(f"{missing} is missing, without which {there} is nothing")
     if problems:
         raise SettingsError(problems)
     return Settings(**values, sources=sources)
@@ -258,4 +275,4 @@ def shown(settings: Settings) -> list[tuple[str, str, str]]:
 
 
 def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value) or "none"

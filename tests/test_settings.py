@@ -303,3 +303,26 @@ def test_every_default_satisfies_its_own_rule() -> None:
     defaults = {name: d for name, d, _ in settings.describe() if d != "required"}
 
     assert load(COMPLETE | defaults) == load(COMPLETE)
+
+
+@pytest.mark.parametrize(("one", "other"), [("CERTIFICATE", "KEY"), ("KEY", "CERTIFICATE")])
+def test_a_certificate_and_its_key_go_together(one: str, other: str) -> None:
+    there, missing = f"SIXFOLD_TLS_{one}", f"SIXFOLD_TLS_{other}"
+
+    [problem] = problems(COMPLETE | {there: "/tls/file"})
+
+    assert problem == f"{missing} is missing, without which {there} is nothing"
+    both = load(COMPLETE | {there: "/tls/file", missing: "/tls/other"})
+    assert {both.tls_certificate, both.tls_key} == {"/tls/file", "/tls/other"}
+    assert len(problems(COMPLETE | {there: "/tls/file", missing: ""})) == 1
+
+
+@pytest.mark.parametrize("text", ["-----BEGIN PRIVATE KEY-----", "canary\n", "canary\0"])
+def test_a_key_in_place_of_its_path_is_refused_and_not_printed(text: str) -> None:
+    [problem] = problems(COMPLETE | {"SIXFOLD_TLS_CERTIFICATE": "/x", "SIXFOLD_TLS_KEY": text})
+
+    assert problem == "SIXFOLD_TLS_KEY must be the path of a PEM file, not what is in one"
+
+
+def test_what_is_not_set_and_has_no_default_is_shown_as_none() -> None:
+    assert ("SIXFOLD_TLS_KEY", "none", "default") in settings.shown(load(COMPLETE))

@@ -9,7 +9,8 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from service.rpc.asgi import Adapter
-from service.rpc.envoy import ACTIVE_CALLS, LISTENER
+from service.rpc.certificate import Pair, Unusable
+from service.rpc.envoy import ACTIVE_CALLS, LISTENER, RENEWED
 from service.rpc.interceptors import Layer
 from service.rpc.transport import Transport
 
@@ -18,6 +19,8 @@ ADMIN_SECONDS = 2.0
 POLL_SECONDS = 0.02
 # From the service's start to Envoy's listening is about 0.1 s.
 START_SECONDS = 30.0
+# To read a renewed certificate takes Envoy milliseconds.
+RENEW_SECONDS = 5.0
 
 
 class EnvoyDoor(Adapter):
@@ -39,21 +42,26 @@ class EnvoyDoor(Adapter):
 
     @asynccontextmanager
     async def serving(
-        self, address: str, _: Transport, *, grace: float, hurry: asyncio.Event
+        self, address: str, transport: Transport, *, grace: float, hurry: asyncio.Event
     ) -> AsyncIterator[int]:
         """Serve and yield the port; how connections behave Envoy was told when it was started.
         Leaving stops taking calls, gives those in flight `grace` seconds, or no more once `hurry`
         is set, and returns when the last handler has ended.
         """
-        watching = asyncio.ensure_future(self.watch())
+        work = [asyncio.ensure_future(self.watch())]
         try:
             self._mounted()
             async with asyncio.timeout(START_SECONDS):
                 port = await self._listening()
+            if transport.certificate:
+                # Envoy read the files before they were read here.
+                await self._take(transport.certificate.pair)
+                work.append(asyncio.ensure_future(transport.certificate.watch(self._take)))
             yield port
         finally:
             await self._close(grace, hurry)
-            watching.cancel()
+            for each in work:
+                each.cancel()
 
     async def _listening(self) -> int:
         while True:
@@ -63,6 +71,24 @@ class EnvoyDoor(Adapter):
                     if each["name"] == LISTENER:
                         return int(each["local_address"]["socket_address"]["port_value"])
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _take(self, pair: Pair) -> None:
+        """Have Envoy read the files, and see that it serves what is in them. Raises Unusable."""
+        folder = self._admin.parent / RENEWED
+        (folder / "new").touch()
+        (folder / "new").rename(folder / "read")
+        for _ in range(int(RENEW_SECONDS / POLL_SECONDS)):
+            if pair.leaf.serial_number in await self._serials():
+                return
+            await asyncio.sleep(POLL_SECONDS)
+        raise Unusable("Envoy does not take them")
+
+    async def _serials(self) -> set[int]:
+        """Of the certificates that Envoy serves."""
+        with suppress(OSError, HTTPException, ValueError):
+            served = json.loads(await self._ask("GET", "/certs"))["certificates"]
+            return {int(one["serial_number"], 16) for each in served for one in each["cert_chain"]}
+        return set()
 
     async def _close(self, grace: float, hurry: asyncio.Event) -> None:
         with suppress(OSError, HTTPException):

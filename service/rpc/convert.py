@@ -13,10 +13,12 @@ from sixfold.data.v1 import data_pb2
 
 from service.domain.errors import InvalidArgument, Violation
 from service.domain.models import Record, User
-from service.store.records import EPOCH, Answer
+from service.store.records import EPOCH as POSTGRES_EPOCH
+from service.store.records import Answer
 from service.store.write_requests import Request
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_2000: Final = int(POSTGRES_EPOCH.timestamp())
 
 
 def timestamp(time: datetime | None) -> Timestamp | None:
@@ -87,19 +89,16 @@ def batch(
         found.key = key
         found.json = json
         found.revision = revision
-        _set(found.create_time, create_time)
-        _set(found.update_time, update_time)
+        _set_microseconds(found.create_time, create_time)
+        _set_microseconds(found.update_time, update_time)
         if expire_time is not None:
-            found.expire_time.FromDatetime(expire_time)
+            _set(found.expire_time, expire_time)
     return response
 
 
-_EPOCH: Final = int(EPOCH.timestamp())
-
-
-def _set(stamp: Timestamp, microseconds: int) -> None:
-    seconds, rest = divmod(microseconds, 1_000_000)
-    stamp.seconds = _EPOCH + seconds
+def _set_microseconds(stamp: Timestamp, since_2000: int) -> None:
+    seconds, rest = divmod(since_2000, 1_000_000)
+    stamp.seconds = _2000 + seconds
     stamp.nanos = rest * 1000
 
 

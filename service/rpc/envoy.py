@@ -22,6 +22,10 @@ RESERVED_DESCRIPTORS: Final = 128
 MAX_CONNECTIONS: Final = 10_000
 # A page of records as JSON in JSON: every quote escaped.
 JSON_ANSWER_BYTES: Final = 8 * 1024 * 1024
+# Beside the admin socket: what names the certificate's files, and the folder in which something is
+# moved to have Envoy read them again.
+CERTIFICATE: Final = "certificate.json"
+RENEWED: Final = "renewed"
 
 _TYPE: Final = "type.googleapis.com/"
 _V3: Final = "envoy.extensions.{}.v3.{}"
@@ -32,9 +36,11 @@ def config(
 ) -> dict[str, Any]:
     """The whole of Envoy's configuration. `admin` is the path of its admin socket."""
     manager = _connection_manager(transport, python)
+    tls = _tls(admin.parent) if transport.certificate else {}
     return {
+        "node": {"id": LISTENER, "cluster": LISTENER},  # nobody sees it, but a secret wants it
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
-        "static_resources": {"listeners": [_listener(host, port, manager)]},
+        "static_resources": {"listeners": [_listener(host, port, manager, tls)]},
         "overload_manager": _overload(),
         "layered_runtime": {"layers": [{"name": "static", "static_layer": _RUNTIME}]},
         "stats_config": {
@@ -66,7 +72,46 @@ def _overload() -> dict[str, Any]:
     }
 
 
-def _listener(host: str, port: int, manager: dict[str, Any]) -> dict[str, Any]:
+def secret(certificate: Path, key: Path, folder: Path) -> dict[str, Any]:
+    """What is to be in CERTIFICATE of `folder`. Envoy reads the files when it starts and whenever
+    something is moved in RENEWED, which is for us to do, once the files have been found to fit.
+    """
+    pair = {
+        "certificate_chain": {"filename": str(certificate)},
+        "private_key": {"filename": str(key)},
+        "watched_directory": {"path": str(folder / RENEWED)},
+    }
+    return {
+        "resources": [
+            _typed("transport_sockets.tls", "Secret", tls_certificate=pair) | {"name": LISTENER},
+        ]
+    }
+
+
+def _tls(folder: Path) -> dict[str, Any]:
+    source = {
+        "path_config_source": {"path": str(folder / CERTIFICATE)},
+        "resource_api_version": "V3",
+    }
+    context = _typed(
+        "transport_sockets.tls",
+        "DownstreamTlsContext",
+        common_tls_context={
+            "tls_params": {
+                "tls_minimum_protocol_version": "TLSv1_2",
+                "tls_maximum_protocol_version": "TLSv1_3",
+            },
+            "alpn_protocols": ["h2", "http/1.1"],
+            "tls_certificate_sds_secret_configs": [{"name": LISTENER, "sds_config": source}],
+        },
+    )
+    return {
+        "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context},
+        "transport_socket_connect_timeout": "10s",
+    }
+
+
+def _listener(host: str, port: int, manager: dict[str, Any], tls: dict[str, Any]) -> dict[str, Any]:
     address = {"address": host, "port_value": port, "ipv4_compat": host == "::"}
     return {
         "name": LISTENER,
@@ -80,7 +125,8 @@ def _listener(host: str, port: int, manager: dict[str, Any]) -> dict[str, Any]:
                         "name": "envoy.filters.network.http_connection_manager",
                         "typed_config": manager,
                     }
-                ]
+                ],
+                **tls,
             }
         ],
     }

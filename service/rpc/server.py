@@ -1,6 +1,7 @@
 """The grpc.aio door: what is mounted, behind grpc's own server, and stopped in order."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import groupby
@@ -10,6 +11,7 @@ import grpc
 import grpc.aio
 
 from service.domain import limits
+from service.rpc.certificate import Pair
 from service.rpc.interceptors import Layer
 from service.rpc.mount import Method, MethodHandler, Mount
 from service.rpc.transport import Transport
@@ -49,6 +51,7 @@ class Door(Mount):
     def __init__(self, layers: list[Layer], stream_layers: list[Layer]) -> None:
         super().__init__(layers, stream_layers)
         self._stopping = asyncio.Event()
+        self._renewed: deque[Any] = deque(maxlen=1)
 
     @asynccontextmanager
     async def serving(
@@ -68,14 +71,22 @@ class Door(Mount):
                 (grpc.method_handlers_generic_handler(service, handlers),)
             )
         server.add_generic_rpc_handlers((_AnyMethod(self._handler(self.unknown)),))
+        certificate = transport.certificate
         try:
-            port = server.add_insecure_port(address)
+            port = (
+                server.add_secure_port(address, self._credentials(certificate.pair))
+                if certificate
+                else server.add_insecure_port(address)
+            )
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}; is the port in use?") from error
         await server.start()
+        watching = asyncio.ensure_future(certificate.watch(self._take)) if certificate else None
         try:
             yield port
         finally:
+            if watching:
+                watching.cancel()
             self._stopping.set()
             stopping = asyncio.ensure_future(server.stop(grace))
             hurrying = asyncio.ensure_future(hurry.wait())
@@ -87,6 +98,19 @@ class Door(Mount):
             # stop() returns while handlers it has cut off still run (grpc issue 37239), and what
             # they use is about to be closed.
             await self.in_flight.ended()
+
+    def _credentials(self, pair: Pair) -> grpc.ServerCredentials:
+        def renewed() -> Any:
+            """Asked at every handshake, on a thread of grpc's. None: still the one before."""
+            try:
+                return self._renewed.popleft()
+            except IndexError:
+                return None
+
+        return grpc.dynamic_ssl_server_credentials(_configuration(pair), renewed)
+
+    async def _take(self, pair: Pair) -> None:
+        self._renewed.append(_configuration(pair))
 
     def _handler(self, method: Method) -> MethodHandler:
         async def behaviour(request: Any, context: Any) -> bytes | None:
@@ -110,6 +134,10 @@ class Door(Mount):
         # Bytes in, bytes out: parsing belongs inside the layers, after the token.
         make = _KINDS[method.request_streaming, method.response_streaming]
         return cast(MethodHandler, make(stream if method.response_streaming else behaviour))
+
+
+def _configuration(pair: Pair) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)])
 
 
 _KINDS: Final[Any] = {

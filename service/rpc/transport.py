@@ -1,6 +1,10 @@
 """How connections behave, whichever door they come through."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # who starts Envoy without TLS has no use for cryptography's 10 MiB
+    from service.rpc.certificate import Certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,6 +14,7 @@ class Transport:
     max_connection_age: int
     max_concurrent_streams: int  # of one connection
     max_concurrent_calls: int  # of all; the grpc.aio door's, Envoy has its own limits
+    certificate: "Certificate | None" = None  # without one, plaintext
 
 
 @dataclass(frozen=True, slots=True)

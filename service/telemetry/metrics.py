@@ -142,6 +142,12 @@ class Metrics:
         """Ask `length` at every scrape for the calls that wait for a password hash."""
         self._read("sixfold_hash_queue_length", "Calls waiting for a password hash.", length)
 
+    def read_certificate(self, expires: Callable[[], float]) -> None:
+        """Ask `expires` at every scrape for when the certificate that is served does."""
+        self._read(
+            "sixfold_tls_certificate_not_after_seconds", "Unix time it is good until.", expires
+        )
+
     def read_token_keys(self, count: Callable[[], float]) -> None:
         """Ask `count` at every scrape for the keys that this process verifies tokens with."""
         self._read("sixfold_token_keys", "Public keys that tokens are verified with.", count)

@@ -35,8 +35,9 @@ def refuse_plaintext(target: str) -> None:
     if not is_loopback(target):
         raise ValueError(
             f"{target!r} is not a loopback address, and passwords and tokens would travel in "
-            "clear. Give credentials=grpc.ssl_channel_credentials(), or, inside a network that "
-            "encrypts by itself, allow_plaintext=True (SIXFOLD_ALLOW_PLAINTEXT=1)."
+            "clear. Give credentials=grpc.ssl_channel_credentials() (SIXFOLD_TLS_ROOTS=file.pem), "
+            "or, inside a network that encrypts by itself, allow_plaintext=True "
+            "(SIXFOLD_ALLOW_PLAINTEXT=1)."
         )
 
 

@@ -4,6 +4,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
@@ -70,8 +71,9 @@ class Driver(ABC):
         client_id, scopes: what Login is asked for; `client_id` must be that of `refresh_token`.
         timeout: seconds for a method that is not given any.
         retry: False leaves every failure to the caller.
-        credentials: TLS, as from `grpc.ssl_channel_credentials()`; without them plaintext, which
-            a target beyond this machine gets only with `allow_plaintext`, else ValueError.
+        credentials: TLS, as from `grpc.ssl_channel_credentials()`, which takes the root
+            certificates of a private CA; without them plaintext, which a target beyond this machine
+            gets only with `allow_plaintext`, else ValueError.
         on_tokens: called with each new pair. A stored refresh token is spent at its next use, so
             whoever stores one stores every one. Must be quick; it holds up the calls waiting.
         """
@@ -97,12 +99,17 @@ class Driver(ABC):
 
     @classmethod
     def from_env(cls) -> Self:
-        """From SIXFOLD_TARGET, _USERNAME, _PASSWORD and _ALLOW_PLAINTEXT (1 or true)."""
+        """From SIXFOLD_TARGET, _USERNAME, _PASSWORD, and for a server that is not on this machine
+        _TLS_ROOTS, a PEM file of who may vouch for it, or _ALLOW_PLAINTEXT (1 or true). Raises
+        OSError for that file.
+        """
         env = os.environ
+        roots = env.get("SIXFOLD_TLS_ROOTS")
         return cls(
             env.get("SIXFOLD_TARGET") or "127.0.0.1:50051",
             username=env.get("SIXFOLD_USERNAME") or None,
             password=env.get("SIXFOLD_PASSWORD") or None,
+            credentials=grpc.ssl_channel_credentials(Path(roots).read_bytes()) if roots else None,
             allow_plaintext=env.get("SIXFOLD_ALLOW_PLAINTEXT", "").lower() in ("1", "true"),
         )
 
