@@ -65,7 +65,8 @@ def record(value: Record, into: data_pb2.Record) -> None:
     _set(into.create_time, value.create_time)
     _set(into.update_time, value.update_time)
     if value.expire_time is not None:
-        _set(into.expire_time, value.expire_time)
+        # The first and the last instant there are come back from asyncpg without a time zone.
+        into.expire_time.FromDatetime(value.expire_time)
 
 
 def batch(
@@ -92,7 +93,7 @@ def batch(
         _set_microseconds(found.create_time, create_time)
         _set_microseconds(found.update_time, update_time)
         if expire_time is not None:
-            _set(found.expire_time, expire_time)
+            found.expire_time.FromDatetime(expire_time)
     return response
 
 

@@ -286,6 +286,13 @@ async def test_a_record_says_when_it_expires_until_it_is_written_without(
     assert not (await get(api, ann)).record.HasField("expire_time")
 
 
+async def test_a_record_can_expire_at_the_last_instant_there_is(api: Api, ann: Person) -> None:
+    last = Timestamp(seconds=253_402_300_799, nanos=999_999_000)
+    await put(api, ann, expire_time=last)
+
+    assert (await get(api, ann)).record.expire_time == last
+
+
 async def test_an_expired_record_is_gone_from_every_call(
     api: Api, ann: Person, database_url: str
 ) -> None:
