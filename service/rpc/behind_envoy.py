@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from http.client import HTTPConnection, HTTPException
@@ -77,11 +78,11 @@ class EnvoyDoor(Adapter):
         folder = self._admin.parent / RENEWED
         (folder / "new").touch()
         (folder / "new").rename(folder / "read")
-        for _ in range(int(RENEW_SECONDS / POLL_SECONDS)):
-            if pair.leaf.serial_number in await self._serials():
-                return
+        end = time.monotonic() + RENEW_SECONDS
+        while pair.leaf.serial_number not in await self._serials():
+            if time.monotonic() > end:
+                raise Unusable("Envoy does not take them")
             await asyncio.sleep(POLL_SECONDS)
-        raise Unusable("Envoy does not take them")
 
     async def _serials(self) -> set[int]:
         """Of the certificates that Envoy serves."""
