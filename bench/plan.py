@@ -8,7 +8,8 @@ from bench.calls import CALLS
 from bench.world import BASE, POOL, echoed
 
 LOADS: Final = (1, 16, 128)
-QUICK: Final = (1, 128)
+# Of these the goals speak.
+QUICK: Final = {1: ("GetRecord",), 128: tuple(CALLS)}
 # The offered rate of an open loop, as a part of what the door did with 16 in flight; and no more
 # than our own client can send on a core it shares.
 OFFERED: Final = 0.3
@@ -36,18 +37,19 @@ def cells(doors: Sequence[str], only: Sequence[str], *, quick: bool) -> list[Cel
     """Every cell of a round; if `quick`, those the goals need. What is compared stands together, so
     that it meets the same noise.
     """
-    limits = {CALLS[name].limit for name in only}
     found = []
-    for in_flight in QUICK if quick else LOADS:
-        found += [Cell("echo", door, in_flight) for door in echoed(doors)]
-        found += [Cell(name, door, in_flight) for name in only for door in doors]
+    for in_flight, names in (QUICK if quick else dict.fromkeys(LOADS, CALLS)).items():
+        chosen = [name for name in only if name in names]
+        limits = {CALLS[name].limit for name in chosen}
+        found += [Cell("echo", door, in_flight) for door in echoed(doors) if chosen]
+        found += [Cell(name, door, in_flight) for name in chosen for door in doors]
         found += [
             limit
             for name in sorted(limits)
             if name.startswith("pgbench")
             and (limit := Cell(name, in_flight=min(in_flight, POOL))) not in found
         ]
-    found += [Cell("argon2")] if "argon2" in limits else []
+    found += [Cell("argon2")] if any(CALLS[name].limit == "argon2" for name in only) else []
     return found + [Cell(name, door) for name in only for door in doors if not quick]
 
 
