@@ -78,6 +78,9 @@ class Coalesced(Generic[Question, Answer]):
             self._impatient_at = loop.time() + PATIENCE_SECONDS
             try:
                 return (await self._load([question]))[0]
+            except Overloaded:
+                self._shed()
+                raise
             finally:
                 self._pass_on(loop)
         if len(self._waiting) >= QUEUE and not self._forget_those_who_left():
@@ -109,6 +112,13 @@ class Coalesced(Generic[Question, Answer]):
             asked.statement = task
             asked.company = batch
 
+    def _shed(self) -> None:
+        """Refuse those who wait: there was no connection for as long as one may wait for it."""
+        for asked in self._waiting:
+            if not asked.answer.done():
+                asked.answer.set_exception(Overloaded())
+        self._waiting.clear()
+
     def _forget_those_who_left(self) -> bool:
         """Whether that made room."""
         waiting = [asked for asked in self._waiting if not asked.answer.done()]
@@ -133,6 +143,8 @@ class Coalesced(Generic[Question, Answer]):
                 if not asked.answer.done():
                     asked.answer.set_result(answer)
         except _SHARED_FAILURES as error:
+            if isinstance(error, Overloaded):
+                self._shed()
             # Each gets an error of its own: one object raised in many tasks tangles tracebacks.
             for asked in batch:
                 if not asked.answer.done():

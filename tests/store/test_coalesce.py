@@ -177,6 +177,28 @@ async def test_more_than_may_wait_are_shed(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(answers[3], Overloaded)
 
 
+async def test_without_a_connection_nobody_waits_for_one_twice() -> None:
+    gate, asked = asyncio.Event(), []
+
+    async def load(questions: Sequence[int]) -> list[int]:
+        asked.append(list(questions))
+        await gate.wait()
+        if len(asked) < 2:
+            raise Overloaded
+        return list(questions)
+
+    coalesced = Coalesced(load)
+    tasks = asking(coalesced, 1, 2, 3)
+    await settle()
+    gate.set()
+
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [type(answer) for answer in answers] == [Overloaded] * 3
+    assert asked == [[1]]
+    assert await coalesced.ask(4) == 4
+
+
 async def test_no_question_is_left_behind_by_a_statement_that_is_just_ending() -> None:
     async def load(questions: Sequence[int]) -> list[int]:
         await asyncio.sleep(0)
