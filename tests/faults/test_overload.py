@@ -191,7 +191,6 @@ async def test_a_pool_full_of_blocked_writes_sheds_the_rest_and_refuses_stranger
         assert names(answers) == {"OK": 5, "OVERLOADED": 10}
         assert_shed(answers, within=patience + 0.5)
         assert names(reads) == {"OVERLOADED": 20}
-        # A point read may have to wait for the shared statement before its own.
         assert_shed(reads, within=patience + 0.5)
         assert names(strangers) == {"TOKEN_INVALID": 20}
         assert max(each.seconds for each in strangers) < 0.25
