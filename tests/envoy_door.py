@@ -11,6 +11,7 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from typing import Any, overload
 from service import app, envoy_process, process
 from service.app import Ports
 from service.settings import Settings
+from service.telemetry import lines
 
 FOLDER = "_SIXFOLD_TEST_FOLDER"
 # As `sixfold serve --door envoy`, but with `application` below.
@@ -111,6 +113,7 @@ class Log:
     path: Path
 
     def getvalue(self) -> str:
+        time.sleep(2 * lines.PAUSE_SECONDS)  # what was said before this is written by then
         return self.path.read_text() if self.path.exists() else ""
 
 

@@ -6,8 +6,9 @@ connections, gRPC-Web and JSON. It needs the `http.response.trailers` extension.
 
 import asyncio
 import logging
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from grpc import StatusCode
@@ -23,6 +24,7 @@ ABORTS: Final = (Aborted,)
 # Between two looks for callers who have gone. A call that is quicker is never looked at.
 LOOK_SECONDS: Final = 0.2
 
+_DRAINING: Final = StatusCode.UNAVAILABLE, "this process is draining"
 _GRPC: Final = re.compile(rb"application/grpc(\+proto)?\s*(;.*)?")
 
 
@@ -33,6 +35,9 @@ class Adapter(Mount):
         super().__init__(layers, stream_layers)
         # Apart from the contexts: one that knew its task would be a cycle, for the collector.
         self._open: dict[Context, asyncio.Task[Any]] = {}
+        self._streams: set[Context] = set()  # of those, the ones that end only with the server
+        self._draining = False
+        self.most: float = math.inf  # calls at once
         # Whole and raw: "/a%2Fb", "//a/b" and "xa/b" are no method's path.
         self._paths: dict[bytes, Method] = {}
 
@@ -62,13 +67,20 @@ class Adapter(Mount):
             pass  # nobody is left to tell
         finally:
             del self._open[context]
+            self._streams.discard(context)
         return None
 
     async def _answer(self, context: Context, path: bytes) -> bytes | None:
         try:
+            if len(self._open) > self.most:
+                context.refuse(StatusCode.RESOURCE_EXHAUSTED, "this process has calls enough")
             method = self._paths.get(path)
             if method is None:
                 return await self.unknown.run(b"", context, context.essential)
+            if method.response_streaming:
+                self._streams.add(context)
+                if self._draining:
+                    context.refuse(*_DRAINING)
             streaming = method.request_streaming
             request = context.messages() if streaming else await context.message()
             return await method.run(request, context, context.essential)
@@ -82,11 +94,19 @@ class Adapter(Mount):
             context.end(StatusCode.INTERNAL, "internal error")
         return None
 
+    def drain(self) -> None:
+        """End streams, and take no more: they outlast any grace, and go on elsewhere."""
+        self._draining = True
+        self._cancel(self._streams)
+
     def cancel(self) -> None:
         """End all calls: nobody waits for them any longer."""
-        for context, task in self._open.items():
-            context.end(StatusCode.UNAVAILABLE, "the server is shutting down")
-            task.cancel()
+        self._cancel(self._open)
+
+    def _cancel(self, contexts: Iterable[Context]) -> None:
+        for context in contexts:
+            context.end(*_DRAINING)
+            self._open[context].cancel()
 
     async def watch(self) -> None:
         """End calls whose caller has gone, or whose time is over, for as long as it runs."""

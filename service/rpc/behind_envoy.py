@@ -49,6 +49,7 @@ class EnvoyDoor(Adapter):
         Leaving stops taking calls, gives those in flight `grace` seconds, or no more once `hurry`
         is set, and returns when the last handler has ended.
         """
+        self.most = transport.max_concurrent_calls
         work = [asyncio.ensure_future(self.watch())]
         try:
             self._mounted()
@@ -92,6 +93,7 @@ class EnvoyDoor(Adapter):
         return set()
 
     async def _close(self, grace: float, hurry: asyncio.Event) -> None:
+        self.drain()
         with suppress(OSError, HTTPException):
             # The first has each answer from now on close its connection (GOAWAY), after what is in
             # flight on it; the second takes no new ones.

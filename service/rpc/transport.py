@@ -13,7 +13,7 @@ class Transport:
 
     max_connection_age: int
     max_concurrent_streams: int  # of one connection
-    max_concurrent_calls: int  # of all; the grpc.aio door's, Envoy has its own limits
+    max_concurrent_calls: int  # of all
     certificate: "Certificate | None" = None  # without one, plaintext
 
 
