@@ -128,20 +128,20 @@ class Database:
     async def _run(self, fetch: str, sql: str, args: tuple[object, ...]) -> object:
         try:
             connection = await self._acquire()
-            midway = False
             try:
-                return await getattr(connection, fetch)(sql, *args)
+                answer = await getattr(connection, fetch)(sql, *args)
             except (asyncio.CancelledError, asyncpg.DataError):
-                midway = True
+                # Not waited for: who has left has no time for it.
+                task = asyncio.ensure_future(self._tidy(connection))
+                self._tidying.add(task)
+                task.add_done_callback(self._tidying.discard)
                 raise
-            finally:
-                if midway:
-                    # Not waited for: who has left has no time for it.
-                    task = asyncio.ensure_future(self._tidy(connection))
-                    self._tidying.add(task)
-                    task.add_done_callback(self._tidying.discard)
-                else:
-                    await self._pool.release(connection, timeout=RELEASE_SECONDS)
+            except BaseException:
+                await self._pool.release(connection, timeout=RELEASE_SECONDS)
+                raise
+            # Without a bound, which costs a timer: nothing is left to wait for.
+            await self._pool.release(connection)
+            return answer
         except asyncpg.QueryCanceledError as error:
             raise DeadlineExceeded from error
         except _AWAY as error:
@@ -179,6 +179,10 @@ class Database:
             await self._pool.release(connection, timeout=RELEASE_SECONDS)
 
     async def _acquire(self) -> PoolConnectionProxy:
+        if self._pool.get_idle_size():
+            # No waiting, so no timer: a connection that was lost meanwhile is made again within
+            # the pool's own `timeout`.
+            return await self._pool.acquire()
         try:
             return await self._pool.acquire(timeout=self._acquire_seconds)
         except TimeoutError as error:
