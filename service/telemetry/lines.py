@@ -5,6 +5,7 @@ call's, and the liveness probe's; here it is a daemon thread's, which does nothi
 """
 
 import atexit
+import fcntl
 import os
 import select
 import threading
@@ -39,6 +40,7 @@ class Writer:
     def __init__(self, descriptor: int, say: Say) -> None:
         self.say = say
         self.ended = False
+        self.shared = False
         self._descriptor = descriptor
         self.start_over()
 
@@ -118,6 +120,8 @@ class Writer:
     def _write(self, lines: list[bytes], dropped: int) -> None:
         whole = b""
         done = 0
+        if self.shared:
+            self._lock_stream(fcntl.LOCK_EX)
         try:
             before = [self.say(self._lost)] if self._lost else []
             after = [self.say(dropped)] if dropped else []
@@ -131,6 +135,13 @@ class Writer:
             self._lost += len(lines) + dropped
             if done:
                 self._torn = whole[done - 1 : done] != b"\n"
+        finally:
+            if self.shared:
+                self._lock_stream(fcntl.LOCK_UN)
+
+    def _lock_stream(self, how: int) -> None:
+        with suppress(OSError):  # macOS locks no pipes
+            fcntl.lockf(self._descriptor, how)
 
     def _write_some(self, view: memoryview) -> int:
         try:
@@ -159,6 +170,14 @@ def line_writer(stream: TextIO, say: Say) -> Write:
     writer = _writers.setdefault(stream, Writer(descriptor, say))
     writer.say = say
     return writer.put
+
+
+def share(stream: TextIO) -> None:
+    """Write to `stream` in turn with other processes that do so, too: what is longer than a full
+    pipe has room for would be torn apart by theirs.
+    """
+    if stream in _writers:
+        _writers[stream].shared = True
 
 
 def flush(seconds: float) -> bool:

@@ -69,12 +69,19 @@ _source: ContextVar[Source | None] = ContextVar("source", default=None)
 _security = logging.getLogger("sixfold.security")
 
 
-def configure(level: str, format: str, stream: TextIO) -> None:  # noqa: A002 - as the setting
-    """Send all logging of this process to `stream`. Replaces whatever was configured before."""
+def configure(
+    level: str,
+    format: str,  # noqa: A002 - as the setting
+    stream: TextIO,
+    **always: object,
+) -> None:
+    """Send all logging of this process to `stream`, with `always` in each line but the calls'.
+    Replaces whatever was configured before.
+    """
     threshold = logging.getLevelNamesMapping()[level.upper()]
     root = logging.getLogger()
     render = renderer(format, stream)
-    root.handlers = [LineHandler(line_writer(stream, _gap(render)), render)]
+    root.handlers = [LineHandler(line_writer(stream, _gap(render)), render, always)]
     root.setLevel(threshold)
     logging.captureWarnings(True)
     # Who logged in must be on record whatever level an operator finds quiet enough (ASVS 16.3.1).
@@ -140,15 +147,16 @@ class AccessLog:
 class LineHandler(logging.Handler):
     """Renders records of standard logging. Never raises and never prints to stderr."""
 
-    def __init__(self, write: Write, render: Render) -> None:
+    def __init__(self, write: Write, render: Render, always: Mapping[str, object]) -> None:
         super().__init__()
         self._write = write
         self._render = render
+        self._always = always
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
         try:
-            line = self._render(_fields(record))
+            line = self._render({**_fields(record), **self._always})
         except Exception as error:  # a broken log call must not become a broken call
             failure = f"unprintable record: {type(error).__name__}"
             line = self._render({**_head(record), "message": failure})
