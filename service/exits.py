@@ -14,6 +14,7 @@ def of(error: Exception) -> tuple[int, list[str]] | None:
     from service.domain.keys import MasterKeyMismatch
     from service.rpc.certificate import Unusable
     from service.settings import SettingsError
+    from service.store.capacity import TooFewConnections
 
     match error:
         case SettingsError():
@@ -29,6 +30,8 @@ def of(error: Exception) -> tuple[int, list[str]] | None:
             return CONFIGURATION, [why]
         case Unusable():
             return CONFIGURATION, [f"SIXFOLD_TLS_CERTIFICATE, SIXFOLD_TLS_KEY: {error}"]
+        case TooFewConnections():
+            return CONFIGURATION, [str(error)]
         case OSError():
             return FAILED, [str(error)]
     return None

@@ -20,6 +20,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import sockets
+
 
 def app(
     *,
@@ -116,8 +118,11 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
+async def serving(
+    app: ASGIApp, host: str, port: int, *, shared: socket.socket | None = None
+) -> AsyncIterator[int]:
     """Serve inside the running loop while the block runs; gives the port, of use where `port` is 0.
+    `shared` listens already, for several processes.
 
     Raises OSError (EADDRINUSE) when the port is taken. Stops within about two seconds, whatever
     its clients do.
@@ -135,7 +140,7 @@ async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
         timeout_graceful_shutdown=1,
     )
     # Bound here, because uvicorn answers a taken port with sys.exit.
-    with listening(host, port) as bound:
+    with shared or sockets.listening(host, port) as bound:
         server = Server(config)
         running = asyncio.create_task(server.serve(sockets=[bound]), name="http_port")
         up = asyncio.create_task(server.up.wait())
@@ -148,12 +153,3 @@ async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
             up.cancel()
             server.should_exit = True
             await running
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """Bind and listen. "::" also takes IPv4, and means only IPv4 on a machine without IPv6."""
-    dual = host == "::" and socket.has_dualstack_ipv6()
-    if host == "::" and not dual:
-        host = ""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, dualstack_ipv6=dual)

@@ -143,8 +143,11 @@ class Settings:
     password_min_length: int = _knob(15, "characters of the shortest password", 8, 64)
     argon2_memory_kib: int = _knob(19_456, "KiB of memory per password hash", 7_168, 1_048_576)
     argon2_time_cost: int = _knob(2, "passes over that memory", 1, 10)
-    hash_threads: int = _knob(0, "threads that hash passwords; 0 is one per core", 0, 256)
+    hash_threads: int = _knob(
+        0, "threads that hash passwords; 0 is a worker's share of the cores", 0, 256
+    )
     hash_queue: int = _knob(32, "calls that may wait for such a thread", 1, 1000)
+    workers: int = _knob(1, "processes that serve at the same port", 1, 64)
     # And two of the process' own. Processes times the sum must stay below max_connections.
     pool_size: int = _knob(10, "database connections per process", 1, 500)
     pool_acquire_seconds: float = _knob(2.0, "seconds to wait for a connection", 0.01, 60)

@@ -150,7 +150,8 @@ def environment(database_url: str, **changes: object) -> dict[str, str]:
         "log_format": "json",
     }
     chosen |= changes
-    return {f"SIXFOLD_{name.upper()}": str(value) for name, value in chosen.items()}
+    set_to = {name: value for name, value in chosen.items() if value is not None}
+    return {f"SIXFOLD_{name.upper()}": str(value) for name, value in set_to.items()}
 
 
 def make_settings(database_url: str, **changes: object) -> Settings:
@@ -311,14 +312,17 @@ class Process:
 
 @asynccontextmanager
 async def process(
-    database_url: str, *, door: object = DOOR, **changes: object
+    database_url: str,
+    *,
+    door: object = DOOR,
+    program: Any = ("-m", "service"),
+    **changes: object,
 ) -> AsyncIterator[Process]:
     """A server process on free ports; killed at the end if it still runs."""
     environ = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-m",
-        "service",
+        *program,
         "serve",
         "--door",
         str(door),
@@ -328,8 +332,8 @@ async def process(
     )
     drain: asyncio.Task[None] | None = None
     try:
-        ports = await asyncio.wait_for(_announced(child), 20)
         log = io.StringIO()
+        ports = await asyncio.wait_for(_announced(child, log), 20)
         drain = asyncio.ensure_future(_keep(child, log))
         async with grpc.aio.insecure_channel(f"127.0.0.1:{ports['grpc_port']}") as channel:
             yield Process(child, Api(ports["grpc_port"], ports["http_port"], channel, log=log))
@@ -341,11 +345,12 @@ async def process(
             await drain
 
 
-async def _announced(child: asyncio.subprocess.Process) -> dict[str, int]:
+async def _announced(child: asyncio.subprocess.Process, log: io.StringIO) -> dict[str, int]:
     import orjson
 
     assert child.stdout is not None
     async for line in child.stdout:
+        log.write(line.decode())
         event = orjson.loads(line)
         if event.get("message") == "serving":
             return {name: event[name] for name in ("grpc_port", "http_port")}

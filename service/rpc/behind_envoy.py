@@ -95,10 +95,10 @@ class EnvoyDoor(Adapter):
     async def _close(self, grace: float, hurry: asyncio.Event) -> None:
         self.drain()
         with suppress(OSError, HTTPException):
-            # The first has each answer from now on close its connection (GOAWAY), after what is in
-            # flight on it; the second takes no new ones.
+            # The first takes no new connections, the second has each answer from now on close its
+            # own (GOAWAY), after what is in flight on it: who then connects anew comes elsewhere.
+            await self._ask("POST", "/drain_listeners")
             await self._ask("POST", "/healthcheck/fail")
-            await self._ask("POST", "/drain_listeners?graceful")
         ending = asyncio.ensure_future(self._ended())
         hurrying = asyncio.ensure_future(hurry.wait())
         await asyncio.wait({ending, hurrying}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)

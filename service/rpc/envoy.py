@@ -37,10 +37,11 @@ def config(
     """The whole of Envoy's configuration. `admin` is the path of its admin socket."""
     manager = _connection_manager(transport, python)
     tls = _tls(admin.parent) if transport.certificate else {}
+    listener = _listener(host, port, manager, tls, shared=transport.shared)
     return {
         "node": {"id": LISTENER, "cluster": LISTENER},  # nobody sees it, but a secret wants it
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
-        "static_resources": {"listeners": [_listener(host, port, manager, tls)]},
+        "static_resources": {"listeners": [listener]},
         "overload_manager": _overload(),
         "layered_runtime": {"layers": [{"name": "static", "static_layer": _RUNTIME}]},
         "stats_config": {
@@ -111,13 +112,16 @@ def _tls(folder: Path) -> dict[str, Any]:
     }
 
 
-def _listener(host: str, port: int, manager: dict[str, Any], tls: dict[str, Any]) -> dict[str, Any]:
+def _listener(
+    host: str, port: int, manager: dict[str, Any], tls: dict[str, Any], *, shared: bool
+) -> dict[str, Any]:
     address = {"address": host, "port_value": port, "ipv4_compat": host == "::"}
     return {
         "name": LISTENER,
         "address": {"socket_address": address},
-        # One port, one process: a second start would take half the calls instead of failing.
-        "enable_reuse_port": False,
+        # One port, one process, unless they belong together: a second start would take half the
+        # calls instead of failing.
+        "enable_reuse_port": shared,
         "filter_chains": [
             {
                 "filters": [

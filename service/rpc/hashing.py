@@ -5,7 +5,6 @@ whose end is OVERLOADED at once instead of a timeout later. A caller that has go
 """
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,10 +17,9 @@ T = TypeVar("T")
 
 
 class HashPool:
-    """`threads` hashes at once (0: one per core), `queue` more waiting."""
+    """`threads` hashes at once, `queue` more waiting."""
 
     def __init__(self, *, threads: int, queue: int) -> None:
-        threads = threads or os.cpu_count() or 1
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="sixfold-hash")
         self._places = threads + queue
         self._taken = 0

@@ -20,28 +20,33 @@ from service.store.keyring import Keyring
 
 log = logging.getLogger("sixfold.health")
 
-STARTING = "starting"
-
 
 class Readiness:
     """`servicer` is mounted at the door; `reason` is None while ready, else why not."""
 
-    def __init__(self, db: Database, keyring: Keyring, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        db: Database,
+        keyring: Keyring,
+        now: Callable[[], datetime],
+        on_ready: Callable[[], None] | None = None,
+    ) -> None:
         self._db = db
         self._keyring = keyring
         self._now = now
+        self._on_ready = on_ready
         self.servicer = grpc_health.HealthServicer()
-        self.reason: str | None = None
+        self.reason: str | None = "starting"
 
     async def run(self, interval: float) -> None:
         """Look every `interval` seconds (and allow each look as long) until told otherwise."""
         while True:
-            await self._tell(await self._look(interval))
             await asyncio.sleep(interval)
+            await self._tell(await self._look(interval))
 
-    async def open(self) -> None:
-        """Have an answer from the first call on."""
-        await self._tell(STARTING)
+    async def open(self, seconds: float) -> None:
+        """Have an answer from the first call on: look, for so long at most."""
+        await self._tell(await self._look(seconds))
 
     async def drain(self) -> None:
         """Send traffic elsewhere, for good: `run` must have been cancelled."""
@@ -71,6 +76,8 @@ class Readiness:
             self._keyring.current.signer(self._now())
 
     async def _tell(self, reason: str | None) -> None:
+        if reason is None and self._on_ready:
+            self._on_ready()
         if reason != self.reason:
             log.info("ready" if reason is None else f"not ready: {reason}")
         self.reason = reason

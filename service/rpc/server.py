@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 import grpc
 import grpc.aio
 
+from service import sockets
 from service.domain import limits
 from service.rpc.certificate import Pair
 from service.rpc.interceptors import Layer
@@ -22,9 +23,9 @@ ABORTS: Final = (grpc.aio.AbortError,)
 def _options(transport: Transport) -> list[tuple[str, int]]:
     """As grpc core spells them."""
     return [
-        # One port, one process: with port sharing a second start would take half the calls
-        # instead of failing.
-        ("grpc.so_reuseport", 0),
+        # One port, one process, unless they belong together: with port sharing a second start
+        # would take half the calls instead of failing.
+        ("grpc.so_reuseport", int(transport.shared)),
         ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
         ("grpc.max_metadata_size", limits.METADATA_BYTES),
         # The same: between a soft and a hard limit grpc refuses by chance.
@@ -88,6 +89,10 @@ class Door(Mount):
             if watching:
                 watching.cancel()
             self._stopping.set()
+            if transport.shared:
+                # grpc does it on a thread of its own, while callers that it has told to connect
+                # anew already do: some here, where they would be cut off.
+                sockets.stop_listening(port)
             stopping = asyncio.ensure_future(server.stop(grace))
             hurrying = asyncio.ensure_future(hurry.wait())
             await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)

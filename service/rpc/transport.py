@@ -15,6 +15,7 @@ class Transport:
     max_concurrent_streams: int  # of one connection
     max_concurrent_calls: int  # of all
     certificate: "Certificate | None" = None  # without one, plaintext
+    shared: bool = False  # the port, with other processes
 
 
 @dataclass(frozen=True, slots=True)

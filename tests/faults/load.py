@@ -45,9 +45,12 @@ class Load:
     acknowledged write that was lost makes it less, one that was done twice makes it more.
     """
 
-    def __init__(self, apis: Sequence[Api], *, readers: int, writers: int) -> None:
-        """So many of each per server."""
+    def __init__(
+        self, apis: Sequence[Api], *, readers: int, writers: int, patience: float = CALL_SECONDS
+    ) -> None:
+        """So many of each per server; `patience` is the seconds for a call."""
         self._apis = apis
+        self._patience = patience
         self._readers, self._writers = readers, writers
         self._stop = asyncio.Event()
         self.outcomes: list[Outcome] = []
@@ -104,7 +107,7 @@ class Load:
     ) -> Any:
         answer, why, began = None, None, time.monotonic()
         try:
-            answer = await method(request, metadata=person.metadata, timeout=CALL_SECONDS)
+            answer = await method(request, metadata=person.metadata, timeout=self._patience)
         except grpc.RpcError as error:
             why = refusal(error)
         self.outcomes.append(Outcome(server, write, began, time.monotonic(), why))

@@ -226,7 +226,8 @@ async def test_why_the_service_inside_does_not_start_is_said(database_url: str) 
     ended = await asyncio.to_thread(_serve, other)
 
     assert ended.returncode == 78
-    assert ended.stderr.startswith("sixfold: SIXFOLD_MASTER_KEY is not the one")
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("sixfold: SIXFOLD_MASTER_KEY is not the one")
 
 
 async def test_nothing_is_left_behind(database_url: str) -> None:

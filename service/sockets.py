@@ -1,0 +1,64 @@
+"""Ports, before anybody answers at them."""
+
+import os
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Bind and listen. "::" also takes IPv4, and means only IPv4 on a machine without IPv6. Raises
+    OSError (EADDRINUSE) when the port is taken.
+    """
+    dual = host == "::" and socket.has_dualstack_ipv6()
+    if host == "::" and not dual:
+        host = ""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, dualstack_ipv6=dual)
+
+
+def reserved(host: str, port: int) -> socket.socket:
+    """Keep a port for the processes that this one starts, each of which listens at it: no other
+    program can bind it, whether or not it would share, and none of its connections come here.
+    Raises OSError when the port is taken.
+    """
+    # Listening is the one question that everybody at the port answers.
+    with listening(host, port) as alone:
+        family, address = alone.family, alone.getsockname()
+        only_six = family == socket.AF_INET6 and alone.getsockopt(*_ONLY_SIX)
+    held = socket.socket(family)
+    try:
+        if family == socket.AF_INET6:
+            held.setsockopt(*_ONLY_SIX, only_six)
+        # The first gets past what connections of earlier processes have left, and is taken back
+        # because it would let others in until somebody listens.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(address)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    except OSError:
+        held.close()
+        raise
+    return held
+
+
+def stop_listening(port: int) -> None:
+    """Take this process' own listening sockets from a port that others share, at once: the next
+    connection goes to one of those. What accepts here must bear it.
+    """
+    with suppress(OSError):
+        for path in list(Path("/dev/fd").iterdir()):
+            with suppress(OSError):
+                _stop_listening(int(path.name), port)
+
+
+def _stop_listening(descriptor: int, port: int) -> None:
+    if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        with socket.socket(fileno=os.dup(descriptor)) as each:
+            listens = each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if listens and each.getsockname()[1] == port:
+                each.shutdown(socket.SHUT_RD)
+
+
+_ONLY_SIX = socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
