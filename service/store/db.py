@@ -239,6 +239,9 @@ async def connected(
     if not pooler:
         # Every statement here is written for it; a database may have another default.
         settings["default_transaction_isolation"] = "read committed"
+        # Each statement is written for one plan, of index lookups, whatever its arguments. Postgres
+        # would plan anew each time: twice as long as a lookup, and it takes the same plan.
+        settings["plan_cache_mode"] = "force_generic_plan"
         # The backstop behind the call's own deadline, for statements whose cancel got lost.
         settings["statement_timeout"] = str(int(statement_timeout.total_seconds() * 1000))
         settings["idle_in_transaction_session_timeout"] = "10000"
