@@ -142,7 +142,7 @@ async def test_how_many_is_a_setting_and_the_option_is_short_for_it(database_url
     none = await sixfold("serve", "--workers", "0", env=bare())
     assert "SIXFOLD_WORKERS must be a whole number from 1 to 64" in none.err
 
-    async with process(database_url, workers=1) as alone:
+    async with process(database_url, door="grpcio", workers=1) as alone:
         assert Workers(alone).pids == {}
 
 
