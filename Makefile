@@ -16,8 +16,8 @@ help: ## List the targets
 run: $(ENV) ## Start everything on this machine: PostgreSQL, migrations, keys, the server
 	@exec $(BIN)/sixfold dev
 
-test: $(ENV) ## Run all tests on a throwaway PostgreSQL (or on SIXFOLD_TEST_DATABASE_URL)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(ENV) ## Run all tests on a throwaway PostgreSQL (DOOR=envoy: servers behind Envoy)
+	@SIXFOLD_TEST_DOOR=$(or $(DOOR),grpcio) $(BIN)/python -m pytest $(ARGS)
 
 demo: $(ENV) ## Three processes, one Postgres: kill one, and see that nobody notices
 	@$(BIN)/python docs/demo.py
