@@ -59,10 +59,11 @@ class Client:
         return {"samples": shift.samples, "complaints": shift.complaints}
 
     async def _prepare(self, api: Api) -> list[dict[str, str]]:
-        names = [f"bench-{number}" for number in range(calls.USERS)]
-        ids = await _gather(_sign_up(api, name) for name in names)
-        users = [Person(*each) for each in zip(range(calls.USERS), names, ids, strict=True)]
-        own = len(users[calls.ROLES["names"]])
+        spelled = [f"bench-{number}" for number in range(calls.USERS)]
+        ids = await _gather(_sign_up(api, name) for name in spelled)
+        users = [Person(*each) for each in zip(range(calls.USERS), spelled, ids, strict=True)]
+        names = calls.ROLES["names"]
+        own = names.stop - names.start
         self._people = [replace(users[n % (calls.USERS - own)]) for n in range(calls.SESSIONS)]
         self._people += users[-own:]
         await _gather(_log_in(api, who) for who in self._people[: calls.SESSIONS])
