@@ -172,7 +172,7 @@ class Supervisor:
     async def _keep(self, number: int, worker: Started | None = None) -> None:
         """Start who is not there, and who dies anew, until somebody else has the place."""
         loop = asyncio.get_running_loop()
-        early, pause = 0, 0.0
+        pause = 0.0
         while True:
             while worker is None:
                 if not await self._pause(pause) or number in self._workers:
@@ -187,8 +187,8 @@ class Supervisor:
             if self._stop.is_set() or self._workers.get(number) is not worker:
                 return
             del self._workers[number]
-            early = early + 1 if loop.time() - began < EARLY_SECONDS else 0
-            pause = min(PAUSE_SECONDS * 2 ** (early - 1), LONGEST_PAUSE_SECONDS) if early else 0.0
+            early = loop.time() - began < EARLY_SECONDS
+            pause = min(max(2 * pause, PAUSE_SECONDS), LONGEST_PAUSE_SECONDS) if early else 0.0
             told = {"worker": number, "pid": worker.pid, "code": code, "pause_seconds": pause}
             log.error("a worker has died", extra=told)
             worker = None
