@@ -29,6 +29,9 @@ IDLE_SECONDS: Final = 60.0
 # waits come one after another when a process stops before a frozen server, within two seconds.
 RELEASE_SECONDS: Final = 0.5
 
+# The first may meet a connection that has gone, and the second one that goes meanwhile.
+READ_ATTEMPTS: Final = 3
+
 WRITABLE: Final = SessionAttribute.read_write
 
 # The server went, is going, is full, or has become a standby: nothing the caller did. Class 08, 53
@@ -93,22 +96,21 @@ class Database:
         return coalesced.ask(args)
 
     async def row(self, sql: str, *args: object) -> asyncpg.Record | None:
-        """The first row of a read. Tried once more when a connection turns out to be gone."""
-        try:
-            return cast(asyncpg.Record | None, await self._run("fetchrow", sql, args))
-        except DatabaseUnavailable as error:
-            if _is_silence(error):
-                raise
-            return cast(asyncpg.Record | None, await self._run("fetchrow", sql, args))
+        """The first row of a read. Tried again when a connection turns out to be gone."""
+        return cast(asyncpg.Record | None, await self._read("fetchrow", sql, args))
 
     async def rows(self, sql: str, *args: object) -> list[asyncpg.Record]:
-        """All rows of a read. Tried once more when a connection turns out to be gone."""
-        try:
-            return cast(list[asyncpg.Record], await self._run("fetch", sql, args))
-        except DatabaseUnavailable as error:
-            if _is_silence(error):
-                raise
-            return cast(list[asyncpg.Record], await self._run("fetch", sql, args))
+        """All rows of a read. Tried again when a connection turns out to be gone."""
+        return cast(list[asyncpg.Record], await self._read("fetch", sql, args))
+
+    async def _read(self, fetch: str, sql: str, args: tuple[object, ...]) -> object:
+        for _ in range(READ_ATTEMPTS - 1):
+            try:
+                return await self._run(fetch, sql, args)
+            except DatabaseUnavailable as error:
+                if _is_silence(error):
+                    raise
+        return await self._run(fetch, sql, args)
 
     async def write(self, sql: str, *args: object) -> asyncpg.Record | None:
         """The first row of a write. Not tried again when its connection is lost: it may have been

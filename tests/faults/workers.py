@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from http.client import RemoteDisconnected
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,8 @@ async def answers(port: int, path: str, stop: asyncio.Event) -> set[int]:
     """The statuses of an HTTP path, asked again and again."""
     seen = set()
     while not stop.is_set():
-        seen.add((await http_get(port, path))[0])
+        # What connects in the very moment a process ends is cut off, and asks again, as probes do.
+        with suppress(RemoteDisconnected, ConnectionResetError):
+            seen.add((await http_get(port, path))[0])
         await asyncio.sleep(0.02)
     return seen
