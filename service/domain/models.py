@@ -1,8 +1,8 @@
 """The things the service talks about, as frozen values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, TypeAlias
 from uuid import UUID
 
 
@@ -17,6 +17,11 @@ class Caller:
     client_id: str
     scopes: frozenset[str]
     expire_time: datetime
+    # User and session as text: made once, because every read asks with them.
+    ids: tuple[str, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", (str(self.user_id), str(self.session_id)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +34,10 @@ class User:
     update_time: datetime
 
 
-class Record(NamedTuple):
-    """One value a user keeps; `json` is Postgres' canonical text of it."""
-
-    collection: str
-    key: str
-    json: str
-    revision: int
-    create_time: datetime
-    update_time: datetime
-    expire_time: datetime | None
+# One value a user keeps: collection, key, the value as Postgres' canonical text of it, stamps.
+# Tuples of text and numbers, because objects and datetimes cost more than all the rest of a read.
+Record: TypeAlias = tuple[str, str, str, "Stamps"]
+# Revision; then create, update and expire time in microseconds since the year 2000, as Postgres
+# keeps them, where NEVER is to expire.
+Stamps: TypeAlias = tuple[int, int, int, int]
+NEVER: Final = 2**63 - 1

@@ -1,7 +1,7 @@
 """Domain value ↔ message, a line each."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -12,13 +12,13 @@ from sixfold.auth.v1 import auth_pb2
 from sixfold.data.v1 import data_pb2
 
 from service.domain.errors import InvalidArgument, Violation
-from service.domain.models import Record, User
-from service.store.records import EPOCH as POSTGRES_EPOCH
-from service.store.records import Answer
+from service.domain.models import NEVER, Record, User
+from service.store.records import Page
 from service.store.write_requests import Request
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_2000: Final = int(POSTGRES_EPOCH.timestamp())
+# Where Postgres counts from, in microseconds since EPOCH.
+_2000: Final = 946_684_800_000_000
 
 
 def timestamp(time: datetime | None) -> Timestamp | None:
@@ -56,51 +56,61 @@ def user(value: User) -> auth_pb2.User:
     )
 
 
-def record(value: Record, into: data_pb2.Record) -> None:
-    """A record on the wire. In place: to make a message and have it copied costs twice as much."""
-    into.collection = value.collection
-    into.key = value.key
-    into.json = value.json
-    into.revision = value.revision
-    _set(into.create_time, value.create_time)
-    _set(into.update_time, value.update_time)
-    if value.expire_time is not None:
-        # The first and the last instant there are come back from asyncpg without a time zone.
-        into.expire_time.FromDatetime(value.expire_time)
+def _writer() -> Callable[[Record], bytes]:
+    response = data_pb2.GetRecordResponse()
+    into = response.record
+    created, updated = into.create_time, into.update_time
+
+    def write(value: Record) -> bytes:
+        into.collection, into.key, into.json, stamps = value
+        into.revision, create_time, update_time, expire_time = stamps
+        created.seconds, rest = divmod(create_time + _2000, 1_000_000)
+        created.nanos = rest * 1000
+        updated.seconds, rest = divmod(update_time + _2000, 1_000_000)
+        updated.nanos = rest * 1000
+        if expire_time == NEVER:
+            return response.SerializeToString()
+        try:
+            expires = into.expire_time
+            expires.seconds, rest = divmod(expire_time + _2000, 1_000_000)
+            expires.nanos = rest * 1000
+            return response.SerializeToString()
+        finally:
+            into.ClearField("expire_time")
+
+    return write
 
 
-def batch(
-    names: Iterable[tuple[str, str]], answers: Iterable[Answer | None]
-) -> data_pb2.BatchGetRecordsResponse:
-    """What there is of each name, on the wire. Set field by field and in place: a hundred messages
-    made first and copied in cost three times as much.
-    """
+# A record as a response's first field, which it is in all of them: alone, or one of several that
+# follow each other. One message serves all, because half of what a record costs is to make the
+# objects that stand for its parts.
+_first_field: Final = _writer()
+
+
+def record(value: Record) -> data_pb2.GetRecordResponse:
+    """A record on the wire."""
+    return data_pb2.GetRecordResponse.FromString(_first_field(value))
+
+
+def page(value: Page, into: data_pb2.GetUserDataResponse | data_pb2.ListRecordsResponse) -> None:
+    """A page's records on the wire."""
+    into.MergeFromString(b"".join(map(_first_field, value.records)))
+
+
+def batch(values: Iterable[Record]) -> data_pb2.BatchGetRecordsResponse:
+    """What there is of each name, on the wire."""
     response = data_pb2.BatchGetRecordsResponse()
-    add = response.records.add
-    for (collection, key), answer in zip(names, answers, strict=True):
-        if answer is None:
-            response.missing.add(collection=collection, key=key)
-            continue
-        json, revision, create_time, update_time, expire_time = answer
-        if json is None:
+    found = []
+    for value in values:
+        collection, key, json, (revision, *_) = value
+        if json:
+            found.append(_first_field(value))
+        elif revision:
             response.unread.add(collection=collection, key=key)
-            continue
-        found = add()
-        found.collection = collection
-        found.key = key
-        found.json = json
-        found.revision = revision
-        _set_microseconds(found.create_time, create_time)
-        _set_microseconds(found.update_time, update_time)
-        if expire_time is not None:
-            found.expire_time.FromDatetime(expire_time)
+        else:
+            response.missing.add(collection=collection, key=key)
+    response.MergeFromString(b"".join(found))
     return response
-
-
-def _set_microseconds(stamp: Timestamp, since_2000: int) -> None:
-    seconds, rest = divmod(since_2000, 1_000_000)
-    stamp.seconds = _2000 + seconds
-    stamp.nanos = rest * 1000
 
 
 def request(message: data_pb2.PutRecordRequest | data_pb2.DeleteRecordRequest) -> Request:

@@ -31,22 +31,18 @@ class DataService(data_pb2_grpc.DataServiceServicer):
             user=convert.user(page.user),
             revision=page.revision,
         )
-        for record in page.records:
-            convert.record(record, response.records.add())
+        convert.page(page, response)
         return response
 
     async def GetRecord(self, request: pb.GetRecordRequest, _: Any = None) -> pb.GetRecordResponse:
-        record = await records.get(self._db, caller.get(), request.collection, request.key)
-        response = pb.GetRecordResponse()
-        convert.record(record, response.record)
-        return response
+        me = caller.get()
+        return convert.record(await records.get(self._db, me, request.collection, request.key))
 
     async def BatchGetRecords(
         self, request: pb.BatchGetRecordsRequest, _: Any = None
     ) -> pb.BatchGetRecordsResponse:
         names = [(name.collection, name.key) for name in request.names]
-        answers = await records.batch_get(self._db, caller.get(), names)
-        return convert.batch(names, answers)
+        return convert.batch(await records.batch_get(self._db, caller.get(), names))
 
     async def PutRecord(self, request: pb.PutRecordRequest, _: Any = None) -> pb.PutRecordResponse:
         if len(request.json) <= CHECKED_AT_ONCE:
@@ -84,8 +80,7 @@ class DataService(data_pb2_grpc.DataServiceServicer):
     ) -> pb.ListRecordsResponse:
         page, next_page_token = await self._page(request, "ListRecords")
         response = pb.ListRecordsResponse(next_page_token=next_page_token)
-        for record in page.records:
-            convert.record(record, response.records.add())
+        convert.page(page, response)
         return response
 
     async def _page(
@@ -98,5 +93,5 @@ class DataService(data_pb2_grpc.DataServiceServicer):
         page = await records.page(self._db, me, request.collection, after, size)
         if not page.more:
             return page, ""
-        last = page.records[-1]
-        return page, paging.seal(self._page_key, me, query, (last.collection, last.key))
+        collection, key, *_ = page.records[-1]
+        return page, paging.seal(self._page_key, me, query, (collection, key))

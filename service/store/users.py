@@ -143,7 +143,7 @@ async def change_password(
 
 GET: Final = """
     SELECT s.user_id, s.username, s.create_time, s.update_time
-      FROM unnest($1::uuid[], $2::uuid[])
+      FROM unnest(string_to_array($1, chr(10))::uuid[], string_to_array($2, chr(10))::uuid[])
            WITH ORDINALITY AS asked (user_id, session_id, position)
       LEFT JOIN LATERAL (
           SELECT live.user_id, live.username, live.create_time, live.update_time
@@ -156,7 +156,7 @@ GET: Final = """
 
 async def get(db: Database, caller: Caller) -> User:
     """The caller. Raises SessionRevoked."""
-    row = await db.shared(GET, caller.user_id, caller.session_id)
+    row = await db.shared(GET, *caller.ids)
     if row["user_id"] is None:
         raise SessionRevoked
     return _user(row)
