@@ -30,9 +30,9 @@ STATEMENTS: Final[dict[str, tuple[str, str, Given]]] = {
         records.BATCH_GET,
         "readers",
         (
-            ("\n".join([calls.BATCH] * calls.BATCH_SIZE), "text"),
-            ("\n".join(map(calls.key, range(calls.BATCH_SIZE))), "text"),
-            (str(limits.PAGE_BYTES), "bigint"),
+            ("\x1f".join([calls.BATCH] * calls.BATCH_SIZE), "text"),
+            ("\x1f".join(map(calls.key, range(calls.BATCH_SIZE))), "text"),
+            (str(limits.PAGE_BYTES), "text"),
         ),
     ),
     "pgbench put": (
@@ -64,13 +64,14 @@ def scripts(name: str, people: Sequence[dict[str, str]]) -> tuple[list[str], dic
 
 def _script(sql: str, who: int, given: Given) -> str:
     """With pgbench's variables for parameters, each with its type, because pgbench makes of each
-    mention a parameter of its own.
+    mention a parameter of its own. Who asks is text where several may ask.
     """
+    who_is = "text" if "string_to_array($1" in sql else "uuid"
 
     def variable(match: re.Match[str]) -> str:
         number = int(match[1])
         if number < 3:
-            return f":{'us'[number - 1]}{who}::uuid"
+            return f":{'us'[number - 1]}{who}::{who_is}"
         value, kind = given[number - 3]
         return f":p{number}::{kind}" if value != NULL else f"nullif(:p{number}, '{NULL}')::{kind}"
 

@@ -38,6 +38,6 @@ class User:
 # Tuples of text and numbers, because objects and datetimes cost more than all the rest of a read.
 Record: TypeAlias = tuple[str, str, str, "Stamps"]
 # Revision; then create, update and expire time in microseconds since the year 2000, as Postgres
-# keeps them, where NEVER is to expire.
+# keeps them. Whatever is read has not expired, so an expiry before all time is none.
 Stamps: TypeAlias = tuple[int, int, int, int]
-NEVER: Final = 2**63 - 1
+NEVER: Final = -(2**63)

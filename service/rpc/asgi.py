@@ -76,14 +76,14 @@ class Adapter(Mount):
                 context.refuse(StatusCode.RESOURCE_EXHAUSTED, "this process has calls enough")
             method = self._paths.get(path)
             if method is None:
-                return await self.unknown.run(b"", context, context.essential)
+                return await self.unknown.run(b"", context, *context.asked())
             if method.response_streaming:
                 self._streams.add(context)
                 if self._draining:
                     context.refuse(*_DRAINING)
             streaming = method.request_streaming
             request = context.messages() if streaming else await context.message()
-            return await method.run(request, context, context.essential)
+            return await method.run(request, context, *context.asked())
         except Aborted:
             pass
         except asyncio.CancelledError:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -19,6 +19,8 @@ from service.store.write_requests import Request
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # Where Postgres counts from, in microseconds since EPOCH.
 _2000: Final = 946_684_800_000_000
+# asyncpg writes the last moment that a datetime can be as infinity.
+_LAST: Final = (datetime.max.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1) - _2000
 
 
 def timestamp(time: datetime | None) -> Timestamp | None:
@@ -72,7 +74,7 @@ def _writer() -> Callable[[Record], bytes]:
             return response.SerializeToString()
         try:
             expires = into.expire_time
-            expires.seconds, rest = divmod(expire_time + _2000, 1_000_000)
+            expires.seconds, rest = divmod(min(expire_time, _LAST) + _2000, 1_000_000)
             expires.nanos = rest * 1000
             return response.SerializeToString()
         finally:
@@ -81,36 +83,36 @@ def _writer() -> Callable[[Record], bytes]:
     return write
 
 
-# A record as a response's first field, which it is in all of them: alone, or one of several that
-# follow each other. One message serves all, because half of what a record costs is to make the
-# objects that stand for its parts.
+# A record as a response's first field, which it is in all of them: alone, or one of several. Fields
+# that follow each other are a message, so what reads records is answered in bytes. One message
+# serves all, because half of what a record costs is to make the objects that stand for its parts.
 _first_field: Final = _writer()
 
 
-def record(value: Record) -> data_pb2.GetRecordResponse:
-    """A record on the wire."""
-    return data_pb2.GetRecordResponse.FromString(_first_field(value))
+def record(value: Record) -> bytes:
+    """A GetRecordResponse, as bytes."""
+    return _first_field(value)
 
 
-def page(value: Page, into: data_pb2.GetUserDataResponse | data_pb2.ListRecordsResponse) -> None:
-    """A page's records on the wire."""
-    into.MergeFromString(b"".join(map(_first_field, value.records)))
+def page(value: Page, rest: data_pb2.GetUserDataResponse | data_pb2.ListRecordsResponse) -> bytes:
+    """The response with a page's records and the `rest`, as bytes."""
+    return b"".join((*map(_first_field, value.records), rest.SerializeToString()))
 
 
-def batch(values: Iterable[Record]) -> data_pb2.BatchGetRecordsResponse:
-    """What there is of each name, on the wire."""
-    response = data_pb2.BatchGetRecordsResponse()
-    found = []
+def batch(values: Iterable[Record]) -> bytes:
+    """A BatchGetRecordsResponse with what there is of each name, as bytes."""
+    rest = data_pb2.BatchGetRecordsResponse()
+    fields = []
     for value in values:
         collection, key, json, (revision, *_) = value
         if json:
-            found.append(_first_field(value))
+            fields.append(_first_field(value))
         elif revision:
-            response.unread.add(collection=collection, key=key)
+            rest.unread.add(collection=collection, key=key)
         else:
-            response.missing.add(collection=collection, key=key)
-    response.MergeFromString(b"".join(found))
-    return response
+            rest.missing.add(collection=collection, key=key)
+    fields.append(rest.SerializeToString())
+    return b"".join(fields)
 
 
 def request(message: data_pb2.PutRecordRequest | data_pb2.DeleteRecordRequest) -> Request:

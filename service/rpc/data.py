@@ -1,6 +1,7 @@
 """DataService: what somebody keeps. The token says whose; no request does."""
 
 import asyncio
+from operator import attrgetter
 from typing import Any
 
 from sixfold.data.v1 import data_pb2 as pb
@@ -13,35 +14,34 @@ from service.store.db import Database
 
 # Characters of JSON. The longest values take 50 to 200 ms to check, and all calls would wait.
 CHECKED_AT_ONCE = 16 * 1024
+_NAME = attrgetter("collection", "key")
 
 
 class DataService(data_pb2_grpc.DataServiceServicer):
-    """One method per RPC. `page_key` makes page tokens ours."""
+    """One method per RPC. `page_key` makes page tokens ours.
+
+    Those that read records answer in bytes (see `convert`), which the generated types do not know.
+    """
 
     def __init__(self, db: Database, *, page_key: bytes) -> None:
         self._db = db
         self._page_key = page_key
 
-    async def GetUserData(
-        self, request: pb.GetUserDataRequest, _: Any = None
-    ) -> pb.GetUserDataResponse:
+    async def GetUserData(self, request: pb.GetUserDataRequest, _: Any = None) -> bytes:  # type: ignore[override]
         page, next_page_token = await self._page(request, "GetUserData")
-        response = pb.GetUserDataResponse(
+        rest = pb.GetUserDataResponse(
             next_page_token=next_page_token,
             user=convert.user(page.user),
             revision=page.revision,
         )
-        convert.page(page, response)
-        return response
+        return convert.page(page, rest)
 
-    async def GetRecord(self, request: pb.GetRecordRequest, _: Any = None) -> pb.GetRecordResponse:
+    async def GetRecord(self, request: pb.GetRecordRequest, _: Any = None) -> bytes:  # type: ignore[override]
         me = caller.get()
         return convert.record(await records.get(self._db, me, request.collection, request.key))
 
-    async def BatchGetRecords(
-        self, request: pb.BatchGetRecordsRequest, _: Any = None
-    ) -> pb.BatchGetRecordsResponse:
-        names = [(name.collection, name.key) for name in request.names]
+    async def BatchGetRecords(self, request: pb.BatchGetRecordsRequest, _: Any = None) -> bytes:  # type: ignore[override]
+        names = list(map(_NAME, request.names))
         return convert.batch(await records.batch_get(self._db, caller.get(), names))
 
     async def PutRecord(self, request: pb.PutRecordRequest, _: Any = None) -> pb.PutRecordResponse:
@@ -75,13 +75,9 @@ class DataService(data_pb2_grpc.DataServiceServicer):
         )
         return pb.DeleteRecordResponse(revision=written.revision)
 
-    async def ListRecords(
-        self, request: pb.ListRecordsRequest, _: Any = None
-    ) -> pb.ListRecordsResponse:
+    async def ListRecords(self, request: pb.ListRecordsRequest, _: Any = None) -> bytes:  # type: ignore[override]
         page, next_page_token = await self._page(request, "ListRecords")
-        response = pb.ListRecordsResponse(next_page_token=next_page_token)
-        convert.page(page, response)
-        return response
+        return convert.page(page, pb.ListRecordsResponse(next_page_token=next_page_token))
 
     async def _page(
         self, request: pb.GetUserDataRequest | pb.ListRecordsRequest, method: str

@@ -100,7 +100,7 @@ def metrics(measures: Metrics, access_log: AccessLog) -> Layer:
                     reason=call.reason,
                     duration_ms=seconds * 1000,
                     request_id=call.request_id,
-                    user_id=call.caller.user_id if call.caller else None,
+                    user_id=call.caller.ids[0] if call.caller else None,
                     peer=call.peer,
                 )
 
@@ -141,14 +141,8 @@ def auth(token_policy: TokenPolicy, keyring: Keyring, now: Callable[[], datetime
     """
     memo = VerifiedTokens(token_policy)
 
-    async def verified(call: Call) -> Caller:
-        token = bearer(call.authorization)
-        try:
-            return memo.caller(keyring.current, token, now())
-        except TokenInvalid:
-            kid = tokens.key_id(token)
-            if kid is None or keyring.current.public_key(kid, now()) is not None:
-                raise
+    async def looked_up(token: str) -> Caller:
+        """For a token of a key that this process may not have heard of yet."""
         await keyring.refetch()
         if not keyring.current.keys:
             # Started before its database: a good token must not look like a bad one.
@@ -160,13 +154,28 @@ def auth(token_policy: TokenPolicy, keyring: Keyring, now: Callable[[], datetime
             return inner
         scope = policy.SCOPES[method]
 
-        async def authenticated(request: Any, call: Call) -> bytes | None:
-            call.caller = await verified(call)
-            if scope and scope not in call.caller.scopes:
-                security_event("authz_fail", user_id=str(call.caller.user_id), scope=scope)
+        def allowed(request: Any, call: Call, who: Caller) -> Awaitable[bytes | None]:
+            call.caller = who
+            if scope and scope not in who.scopes:
+                security_event("authz_fail", user_id=who.ids[0], scope=scope)
                 raise ScopeMissing(scope)
-            caller.set_current(call.caller)
-            return await inner(request, call)
+            caller.set_current(who)
+            return inner(request, call)
+
+        async def authenticated_later(request: Any, call: Call, token: str) -> bytes | None:
+            return await allowed(request, call, await looked_up(token))
+
+        # Not a coroutine of its own where there is nothing to wait for, which is nearly always.
+        def authenticated(request: Any, call: Call) -> Awaitable[bytes | None]:
+            token = bearer(call.authorization)
+            try:
+                who = memo.caller(keyring.current, token, now())
+            except TokenInvalid:
+                kid = tokens.key_id(token)
+                if kid is None or keyring.current.public_key(kid, now()) is not None:
+                    raise
+                return authenticated_later(request, call, token)
+            return allowed(request, call, who)
 
         return authenticated
 
@@ -209,10 +218,10 @@ def deadline(default: float, longest: float) -> Layer:
 
 def validate(
     parse: Callable[[bytes], Message],
-    handle: Callable[[Any, Any], Awaitable[Message]],
+    handle: Callable[[Any, Any], Awaitable[Message | bytes]],
 ) -> Handler:
-    """Parse, check the rules in the proto, handle, serialise. Innermost: strangers' bytes are
-    looked at only after the token (AIP-211).
+    """Parse, check the rules in the proto, handle, serialise what is not bytes already. Innermost:
+    strangers' bytes are looked at only after the token (AIP-211).
     """
     validator = protovalidate.Validator()
 
@@ -222,7 +231,9 @@ def validate(
         found = _violations(validator, request)
         if found:
             raise InvalidArgument(*map(_violation, found))
-        answer = (await handle(request, call.context)).SerializeToString()
+        answer = await handle(request, call.context)
+        if not isinstance(answer, bytes):
+            answer = answer.SerializeToString()
         call.sent = len(answer)
         return answer
 

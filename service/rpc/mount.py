@@ -6,7 +6,7 @@ A door brings the bytes and a context; everything a call goes through from there
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from functools import reduce
@@ -20,11 +20,9 @@ from service.rpc import policy
 from service.rpc.interceptors import Call, Handler, Layer, parsed, validate
 from service.rpc.transport import Transport
 
-# A correlation id from a caller is repeated in logs and errors, so only a harmless one is taken.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 # Of either message type; what the generated code makes.
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 
 class Context(Protocol):
@@ -46,11 +44,19 @@ class Method:
     response_streaming: bool
     stack: Handler
 
-    def run(self, request: Any, context: Context, metadata: Metadata) -> Awaitable[bytes | None]:
-        """Answer one call: None where the answers were written to the context. Of `metadata`
-        everything but "authorization" and "x-request-id" may be missing.
+    def run(
+        self, request: Any, context: Context, authorization: Sequence[str], request_id: str | None
+    ) -> Awaitable[bytes | None]:
+        """Answer one call: None where the answers were written to the context. Of its metadata all
+        calls are asked for "authorization", each value, and for "x-request-id", the last.
         """
-        return self.stack(request, _call(context, metadata))
+        # A correlation id is repeated in logs and errors, so only a harmless one is taken.
+        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+            request_id = f"{random.getrandbits(64):016x}"
+        return self.stack(
+            request,
+            Call(request_id, context.peer(), authorization, context.time_remaining(), context),
+        )
 
 
 class InFlight:
@@ -131,22 +137,6 @@ def _wrapped(name: str, layers: list[Layer], inner: Handler) -> Handler:
 
 async def _refuse_unknown(_: Any, call: Call) -> None:
     await call.context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
-
-
-def _call(context: Context, metadata: Metadata) -> Call:
-    request_id, authorization = "", []
-    for key, value in metadata:
-        if key == "authorization":
-            authorization.append(str(value))
-        elif key == "x-request-id" and _REQUEST_ID.fullmatch(str(value)):
-            request_id = str(value)
-    return Call(
-        request_id or f"{random.getrandbits(64):016x}",
-        context.peer(),
-        authorization,
-        context.time_remaining(),
-        context,
-    )
 
 
 def _parser(handler: MethodHandler) -> Callable[[bytes], Message]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from itertools import groupby
 from typing import Any, Final, cast
@@ -120,7 +120,8 @@ class Door(Mount):
     def _handler(self, method: Method) -> MethodHandler:
         async def behaviour(request: Any, context: Any) -> bytes | None:
             with self.in_flight:
-                return await method.run(request, context, context.invocation_metadata() or ())
+                authorization, request_id = _asked(context.invocation_metadata() or ())
+                return await method.run(request, context, authorization, request_id)
 
         async def stream(request: Any, context: Any) -> bytes | None:
             """A stream outlasts any grace: it ends when the server does, to go on elsewhere."""
@@ -139,6 +140,17 @@ class Door(Mount):
         # Bytes in, bytes out: parsing belongs inside the layers, after the token.
         make = _KINDS[method.request_streaming, method.response_streaming]
         return cast(MethodHandler, make(stream if method.response_streaming else behaviour))
+
+
+def _asked(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[list[str], str | None]:
+    """What every call is asked for: each "authorization" there is, and "x-request-id"."""
+    authorization, request_id = [], None
+    for key, value in metadata:
+        if key == "authorization":
+            authorization.append(str(value))
+        elif key == "x-request-id":
+            request_id = str(value)
+    return authorization, request_id
 
 
 def _configuration(pair: Pair) -> grpc.ServerCertificateConfiguration:

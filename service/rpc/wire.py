@@ -5,8 +5,9 @@ import binascii
 import re
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import quote
 
@@ -30,12 +31,11 @@ _PROTOCOL: Final = frozenset(
     {b"te", b"content-type", b"content-length", b"host", b"x-forwarded-proto"}
     | {b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"}
 )
-_ESSENTIAL: Final = {b"authorization": "authorization", b"x-request-id": "x-request-id"}
 _UNESCAPED: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
-_HEADERS: Final = [
-    (b"content-type", b"application/grpc"),
-    (b"grpc-accept-encoding", b"identity,deflate,gzip"),
-]
+_HEADERS: Final = [(b"content-type", b"application/grpc")]
+# Only for who compresses, though gRPC's own servers tell everybody: it is a third of what an answer
+# beside its message takes to make, send and read.
+_ENCODINGS: Final = (b"grpc-accept-encoding", b"identity,deflate,gzip")
 _START: Final = "http.response.start"
 # The events of nearly every call, made once.
 _STARTED: Final = {"type": _START, "status": 200, "headers": _HEADERS, "trailers": True}
@@ -54,40 +54,25 @@ class Disconnected(asyncio.CancelledError):
 class Context:
     """One call, with as much of grpc.aio's ServicerContext as servicers ask for."""
 
-    __slots__ = (
-        "_begun", "_buffer", "_client", "_deadline", "_details", "_encoding", "_headers",
-        "_initial", "_receive", "_send", "_status", "_too_much", "_trailing", "content_type",
-        "ended", "essential", "give_up_at", "started",
-    )  # fmt: skip
+    _status = _OK
+    _details = ""
+    _initial: Sequence[tuple[bytes, bytes]] = ()
+    _trailing: Sequence[tuple[bytes, bytes]] = ()
+    _begun = False
+    _buffer = b""
+    ended = False  # there will be no more messages
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, now: float) -> None:
         self._receive = receive
         self._send = send
         self._client = scope["client"]
         self._headers: Headers = scope["headers"]
-        self._status = _OK
-        self._details = ""
-        self._initial: Headers = []
-        self._trailing: Headers = []
-        self._begun = False
-        self._buffer = b""
-        self.ended = False  # there will be no more messages
-        self.started = now
-        self.essential: list[tuple[str, str]] = []  # the metadata that every call is asked for
-        self.content_type = self._encoding = timeout = b""
-        size = 0
-        for name, value in self._headers:
-            size += 32 + len(name) + len(value)  # as HTTP/2 counts them
-            if name in _ESSENTIAL:
-                self.essential.append((_ESSENTIAL[name], value.decode("latin-1")))
-            elif name == b"content-type":
-                self.content_type = value
-            elif name == b"grpc-timeout":
-                timeout = value
-            elif name == b"grpc-encoding":
-                self._encoding = value
-        self._too_much = size > limits.METADATA_BYTES
+        # Of a name that comes twice the last: enough for all but `asked` and size.
+        self._named = named = dict(self._headers)
+        self.content_type = named.get(b"content-type", b"")
+        timeout = named.get(b"grpc-timeout")
         self._deadline = now + _seconds(timeout) if timeout else None
+        self.started = now
         # Until the message is here; after that, the caller's deadline and the layers count.
         self.give_up_at: float | None = self._deadline or now + READ_SECONDS
 
@@ -100,6 +85,19 @@ class Context:
             if name not in _PROTOCOL
             for entry in _metadata(name, value)
         ]
+
+    def asked(self) -> tuple[list[str], str | None]:
+        """What every call is asked for: each "authorization" there is, and "x-request-id"."""
+        named = self._named
+        if len(named) == len(self._headers):
+            values = [named[b"authorization"]] if b"authorization" in named else []
+        else:
+            values = [value for name, value in self._headers if name == b"authorization"]
+        request_id = named.get(b"x-request-id")
+        return (
+            [value.decode("latin-1") for value in values],
+            None if request_id is None else request_id.decode("latin-1"),
+        )
 
     def peer(self) -> str:
         if self._client is None:
@@ -118,7 +116,7 @@ class Context:
     def details(self) -> str:
         return self._details
 
-    def trailing_metadata(self) -> Headers:
+    def trailing_metadata(self) -> Sequence[tuple[bytes, bytes]]:
         return self._trailing
 
     def set_code(self, code: StatusCode) -> None:
@@ -131,7 +129,7 @@ class Context:
         self._trailing = _encoded(metadata)
 
     async def send_initial_metadata(self, metadata: Metadata) -> None:
-        self._initial = _encoded(metadata)
+        self._initial = [*self._initial, *_encoded(metadata)]
 
     async def abort(self, code: StatusCode, details: str = "", trailing: Metadata = ()) -> NoReturn:
         self.refuse(code, details, trailing)
@@ -203,13 +201,18 @@ class Context:
         self.refuse(StatusCode.RESOURCE_EXHAUSTED, f"the limit is {limits.MESSAGE_BYTES} bytes")
 
     def _check_headers(self) -> None:
-        if self._too_much:
+        # As HTTP/2 counts them.
+        size = sum(map(len, chain.from_iterable(self._headers))) + 32 * len(self._headers)
+        if size > limits.METADATA_BYTES:
             self.refuse(StatusCode.RESOURCE_EXHAUSTED, "too much metadata")
-        if self._encoding not in (b"", b"identity", b"deflate", b"gzip"):
-            self.refuse(StatusCode.UNIMPLEMENTED, "this grpc-encoding is not supported")
+        self._encoding = self._named.get(b"grpc-encoding", b"identity")
+        if self._encoding != b"identity":
+            self._initial = [_ENCODINGS]
+            if self._encoding not in (b"deflate", b"gzip"):
+                self.refuse(StatusCode.UNIMPLEMENTED, "this grpc-encoding is not supported")
 
     def _inflated(self, message: bytes) -> bytes:
-        if self._encoding in (b"", b"identity"):
+        if self._encoding == b"identity":
             self.refuse(StatusCode.INTERNAL, "a compressed message, but no grpc-encoding")
         # Either format: each says which it is.
         inflate, plain = zlib.decompressobj(zlib.MAX_WBITS | 32), b""
@@ -252,7 +255,7 @@ class Context:
         self._begun = True
         if not self._initial:
             return _STARTED
-        return _STARTED | {"headers": _HEADERS + self._initial}
+        return _STARTED | {"headers": [*_HEADERS, *self._initial]}
 
     def _closing(self) -> Headers:
         headers = [(b"grpc-status", b"%d" % self._status.value[0]), *self._trailing]

@@ -137,8 +137,12 @@ class Coalesced(Generic[Question, Answer]):
     async def _answer(
         self, loop: asyncio.AbstractEventLoop, batch: list[Asked[Question, Answer]]
     ) -> None:
+        passed_on = False
         try:
             answers = await self._load([asked.question for asked in batch])
+            # The next statement first: Postgres works on it while these are answered.
+            self._pass_on(loop)
+            passed_on = True
             for asked, answer in zip(batch, answers, strict=True):
                 if not asked.answer.done():
                     asked.answer.set_result(answer)
@@ -155,7 +159,8 @@ class Coalesced(Generic[Question, Answer]):
             for asked in batch:
                 asked.answer.cancel()  # only if this task was cancelled: nobody may wait for ever
             batch.clear()  # its members know it: a cycle, which only the collector would find
-            self._pass_on(loop)
+            if not passed_on:
+                self._pass_on(loop)
 
     async def _one_by_one(self, batch: list[Asked[Question, Answer]]) -> None:
         """One question spoils the statement: let it fail alone."""

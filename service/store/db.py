@@ -7,31 +7,25 @@ PgBouncer in transaction mode is no different from Postgres.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final, cast
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
-from asyncpg.pool import PoolConnectionProxy
 
-from service.domain.errors import DatabaseUnavailable, DeadlineExceeded, NotReady, Overloaded
+from service.domain.errors import DatabaseUnavailable, DeadlineExceeded, NotReady
 from service.store import coalesce
 from service.store.coalesce import Coalesced
 from service.store.lanes import Lanes
+from service.store.pool import RELEASE_SECONDS, Connection, Pool
 
 log = logging.getLogger("sixfold.database")
 
-# Idle connections are closed after this, so that a pool forgets a demoted primary, and plans made
-# before an index was rebuilt, by itself.
-IDLE_SECONDS: Final = 60.0
-# How long a connection may wait for Postgres to confirm a cancelled statement, or its own end; then
-# it is thrown away (asyncpg issues 431, 1356: without a bound it can hang for ever). Several such
-# waits come one after another when a process stops before a frozen server, within two seconds.
-RELEASE_SECONDS: Final = 0.5
-
 # The first may meet a connection that has gone, and the second one that goes meanwhile.
 READ_ATTEMPTS: Final = 3
+# For statements that somebody has left, at the end of a process.
+CLOSE_SECONDS: Final = 5.0
 
 WRITABLE: Final = SessionAttribute.read_write
 
@@ -60,24 +54,11 @@ _BEHIND: Final = (
 )
 
 
-class Connection(asyncpg.Connection):
-    """A connection that can always be closed."""
-
-    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 (asyncpg's)
-        """As asyncpg's, which ends the connection whatever it raises, without raising that a server
-        has gone or is silent: the pool closes expired connections in tasks nobody looks after, and
-        gives those no bound.
-        """
-        with suppress(OSError):
-            await super().close(timeout=timeout or RELEASE_SECONDS)
-
-
 class Database:
     """What store functions take as `db`. Use `connected` to get one."""
 
-    def __init__(self, pool: asyncpg.Pool, *, acquire_seconds: float) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._acquire_seconds = acquire_seconds
         self.lanes = Lanes()
         self._shared: dict[str, Coalesced[tuple[str, ...], asyncpg.Record]] = {}
         self._tidying: set[asyncio.Task[None]] = set()
@@ -130,12 +111,11 @@ class Database:
 
     def connections(self) -> tuple[int, int]:
         """(idle, in use), for the gauges."""
-        idle = self._pool.get_idle_size()
-        return idle, self._pool.get_size() - idle
+        return self._pool.counts
 
     async def _run(self, fetch: str, sql: str, args: tuple[object, ...]) -> object:
         try:
-            connection = await self._acquire()
+            connection = await self._pool.acquire()
             try:
                 answer = await getattr(connection, fetch)(sql, *args)
             except (asyncio.CancelledError, asyncpg.DataError):
@@ -145,15 +125,14 @@ class Database:
                 task.add_done_callback(self._tidying.discard)
                 raise
             except BaseException:
-                await self._pool.release(connection, timeout=RELEASE_SECONDS)
+                self._pool.release(connection)
                 raise
-            # Without a bound, which costs a timer: nothing is left to wait for.
-            await self._pool.release(connection)
+            self._pool.release(connection)
             return answer
         except asyncpg.QueryCanceledError as error:
             raise DeadlineExceeded from error
         except _AWAY as error:
-            await self._forget(error)
+            self._forget(error)
             raise DatabaseUnavailable from error
         except _BEHIND as error:
             log.warning("the schema is behind: %s", error)
@@ -163,10 +142,10 @@ class Database:
             # is also a ValueError, and a bug of ours.
             if isinstance(error, ValueError):
                 raise
-            await self._forget(error)
+            self._forget(error)
             raise DatabaseUnavailable from error
 
-    async def _tidy(self, connection: PoolConnectionProxy) -> None:
+    async def _tidy(self, connection: Connection) -> None:
         """Give back a connection that was left in the middle of a statement.
 
         asyncpg sends a statement it does not know in two halves, the first without Sync (its issue
@@ -180,31 +159,17 @@ class Database:
         except Exception as error:
             # The server has gone or is silent. Or the cancel, which goes another way, came
             # before its statement and was lost: statement_timeout will end that.
-            with suppress(asyncpg.InterfaceError):  # it has been thrown away already
-                connection.terminate()
-            await self._forget(error)
+            connection.terminate()
+            self._forget(error)
         finally:
-            await self._pool.release(connection, timeout=RELEASE_SECONDS)
+            self._pool.release(connection)
 
-    async def _acquire(self) -> PoolConnectionProxy:
-        if self._pool.get_idle_size():
-            # No waiting, so no timer: a connection that was lost meanwhile is made again within
-            # the pool's own `timeout`.
-            return await self._pool.acquire()
-        try:
-            return await self._pool.acquire(timeout=self._acquire_seconds)
-        except TimeoutError as error:
-            # All connections busy is load, to be shed; a connection that cannot be made is not.
-            if self._pool.get_idle_size() == 0 and self._pool.get_size() > 0:
-                raise Overloaded from error
-            raise DatabaseUnavailable from error
-
-    async def _forget(self, error: Exception) -> None:
+    def _forget(self, error: Exception) -> None:
         """Have every connection replaced at its next use: the server they lead to has gone or has
         become a standby, and `target_session_attrs` looks only when connecting.
         """
         log.warning("database unavailable: %s", type(error).__name__)
-        await self._pool.expire_connections()
+        self._pool.expire()
 
 
 def _is_silence(error: DatabaseUnavailable) -> bool:
@@ -254,31 +219,21 @@ async def connected(
         settings["statement_timeout"] = str(int(statement_timeout.total_seconds() * 1000))
         settings["idle_in_transaction_session_timeout"] = "10000"
 
-    async def prepare(connection: asyncpg.Connection) -> None:
+    async def connect() -> Connection:
+        made: Connection = await asyncpg.connect(
+            url,
+            statement_cache_size=0 if pooler else 100,
+            target_session_attrs=WRITABLE,
+            timeout=acquire_seconds,
+            connection_class=Connection,
+            server_settings=settings,
+        )
         if on_query:
-            connection.add_query_logger(on_query)
+            made.add_query_logger(on_query)
+        return made
 
-    async def leave(_: asyncpg.Connection) -> None:
-        """Our statements leave nothing behind, and asyncpg's own reset is a round trip a call."""
-
-    pool = asyncpg.create_pool(
-        url,
-        min_size=0,
-        max_size=size,
-        max_inactive_connection_lifetime=IDLE_SECONDS,
-        statement_cache_size=0 if pooler else 100,
-        target_session_attrs=WRITABLE,
-        timeout=acquire_seconds,
-        init=prepare,
-        reset=leave,
-        connection_class=Connection,
-        server_settings=settings,
-    )
-    await pool
+    pool = Pool(connect, size=size, seconds=acquire_seconds)
     try:
-        yield Database(pool, acquire_seconds=acquire_seconds)
+        yield Database(pool)
     finally:
-        try:
-            await asyncio.wait_for(pool.close(), timeout=5)
-        except TimeoutError:
-            pool.terminate()
+        await pool.close(CLOSE_SECONDS)

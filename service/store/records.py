@@ -19,6 +19,9 @@ from service.domain.models import Caller, Record, Stamps, User
 from service.store.db import Database
 
 _STAMPS: Final = struct.Struct(">4q")
+# Answers of up to limits.PAGE_BYTES in one statement: together as many bytes as single records of
+# the largest size.
+_LARGE: Final = 16
 
 # LATERAL with a LIMIT is an index lookup for each question whatever the planner thinks: as plain
 # joins it reads whole tables while statistics are young (2.7 ms instead of 0.2 for one question).
@@ -35,7 +38,7 @@ GET: Final = """
           SELECT rec.json::text AS json,
                  int8send(rec.revision) || timestamptz_send(rec.create_time)
                  || timestamptz_send(rec.update_time)
-                 || timestamptz_send(coalesce(rec.expire_time, 'infinity')) AS stamps
+                 || timestamptz_send(coalesce(rec.expire_time, '-infinity')) AS stamps
             FROM records rec
            WHERE rec.user_id = s.user_id AND rec.collection = asked.collection
              AND rec.key = asked.key AND (rec.expire_time IS NULL OR rec.expire_time > now())
@@ -54,31 +57,44 @@ async def get(db: Database, caller: Caller, collection: str, key: str) -> Record
 
 
 # Of each name in order: no revision where there is no record, no json where the answer is full (the
-# size is in the row, so a large value is not even fetched).
+# size is in the row, so a large value is not even fetched). A question's names are one line, with a
+# unit separator (31) between them.
 BATCH_GET: Final = """
-    SELECT string_agg(CASE WHEN before < $5 THEN json::text ELSE '' END, chr(10)) AS jsons,
-           string_agg(coalesce(stamps, decode(repeat('00', 32), 'hex')), ''::bytea) AS stamps
-      FROM (
-          SELECT r.json, r.stamps,
-                 sum(r.size) OVER (ORDER BY asked.position ROWS UNBOUNDED PRECEDING)
-                 - r.size AS before
-            FROM live_sessions s
-           CROSS JOIN unnest(string_to_array($3, chr(10)), string_to_array($4, chr(10)))
-                 WITH ORDINALITY AS asked (collection, key, position)
-            LEFT JOIN LATERAL (
-                SELECT rec.json, rec.size,
-                       int8send(rec.revision) || timestamptz_send(rec.create_time)
-                       || timestamptz_send(rec.update_time)
-                       || timestamptz_send(coalesce(rec.expire_time, 'infinity')) AS stamps
-                  FROM records rec
-                 WHERE rec.user_id = s.user_id AND rec.collection = asked.collection
-                   AND rec.key = asked.key
-                   AND (rec.expire_time IS NULL OR rec.expire_time > now())
-                 LIMIT 1
-            ) AS r ON true
-           WHERE s.user_id = $1 AND s.session_id = $2
-           ORDER BY asked.position
+    SELECT s.user_id IS NOT NULL AS alive, found.jsons, found.stamps
+      FROM unnest(string_to_array($1, chr(10))::uuid[], string_to_array($2, chr(10))::uuid[],
+                  string_to_array($3, chr(10)), string_to_array($4, chr(10)),
+                  string_to_array($5, chr(10))::integer[])
+           WITH ORDINALITY AS asked (user_id, session_id, collections, keys, budget, position)
+      LEFT JOIN LATERAL (
+          SELECT live.user_id FROM live_sessions live
+           WHERE live.user_id = asked.user_id AND live.session_id = asked.session_id LIMIT 1
+      ) AS s ON true
+     CROSS JOIN LATERAL (
+          SELECT string_agg(CASE WHEN before < asked.budget THEN json::text ELSE '' END, chr(10))
+                 AS jsons,
+                 string_agg(coalesce(stamps, decode(repeat('00', 32), 'hex')), ''::bytea) AS stamps
+            FROM (
+                SELECT r.json, r.stamps,
+                       sum(r.size) OVER (ORDER BY name.position ROWS UNBOUNDED PRECEDING)
+                       - r.size AS before
+                  FROM unnest(string_to_array(asked.collections, chr(31)),
+                              string_to_array(asked.keys, chr(31)))
+                       WITH ORDINALITY AS name (collection, key, position)
+                  LEFT JOIN LATERAL (
+                      SELECT rec.json, rec.size,
+                             int8send(rec.revision) || timestamptz_send(rec.create_time)
+                             || timestamptz_send(rec.update_time)
+                             || timestamptz_send(coalesce(rec.expire_time, '-infinity')) AS stamps
+                        FROM records rec
+                       WHERE rec.user_id = s.user_id AND rec.collection = name.collection
+                         AND rec.key = name.key
+                         AND (rec.expire_time IS NULL OR rec.expire_time > now())
+                       LIMIT 1
+                  ) AS r ON true
+                 ORDER BY name.position
+            ) AS each
       ) AS found
+     ORDER BY asked.position
 """
 
 
@@ -90,11 +106,12 @@ async def batch_get(
     SessionRevoked.
     """
     collections, keys = zip(*names, strict=True)
-    lines = "\n".join(collections), "\n".join(keys)
-    row = await db.row(BATCH_GET, caller.user_id, caller.session_id, *lines, limits.PAGE_BYTES)
-    if row is None or row["stamps"] is None:
+    lines = "\x1f".join(collections), "\x1f".join(keys)
+    question = (*caller.ids, *lines, str(limits.PAGE_BYTES))
+    alive, jsons, stamps = await db.shared(BATCH_GET, *question, width=_LARGE)
+    if not alive:
         raise SessionRevoked
-    return _records(collections, keys, row["jsons"], row["stamps"])
+    return _records(collections, keys, jsons, stamps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +150,7 @@ PAGE: Final = """
                  AS jsons,
                  string_agg(int8send(revision) || timestamptz_send(create_time)
                             || timestamptz_send(update_time)
-                            || timestamptz_send(coalesce(expire_time, 'infinity')), ''::bytea)
+                            || timestamptz_send(coalesce(expire_time, '-infinity')), ''::bytea)
                  AS stamps
             FROM (
                 SELECT page.*,
@@ -157,8 +174,6 @@ PAGE: Final = """
 # collections no tilde. Nothing is empty, because an empty text is no lines and not one.
 _FIRST: Final = "\x01"
 _LAST_COLLECTION: Final = "~"
-# Pages in a statement: of largest values, as many bytes as in a statement of single records.
-_PAGES: Final = 16
 
 
 async def page(
@@ -177,7 +192,7 @@ async def page(
     )
     # Who reads much holds up nobody who reads little.
     few = size <= limits.PAGE_SIZE_DEFAULT
-    row = await (db.shared(PAGE, *question, width=_PAGES) if few else db.row(PAGE, *question))
+    row = await (db.shared(PAGE, *question, width=_LARGE) if few else db.row(PAGE, *question))
     if row is None or row["user_id"] is None:
         raise SessionRevoked
     user = User(row["user_id"], row["username"], row["create_time"], row["update_time"])

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol, TextIO
-from uuid import UUID
 
 import orjson
 
@@ -125,7 +124,7 @@ class AccessLog:
         reason: str | None,
         duration_ms: float,
         request_id: str | None,
-        user_id: UUID | None,
+        user_id: str | None,
         peer: str | None,
     ) -> None:
         """Never raises. `code` is the status' name, `reason` the ErrorInfo reason if any."""

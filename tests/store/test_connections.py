@@ -14,7 +14,8 @@ import pytest
 
 from service.domain.errors import DatabaseUnavailable
 from service.store import db
-from service.store.db import RELEASE_SECONDS, Connection, Database
+from service.store.db import Database
+from service.store.pool import RELEASE_SECONDS, Connection
 from tests.conftest import execute
 
 LIFE = timedelta(seconds=5)
