@@ -151,7 +151,8 @@ class Context:
         """The message of a call that has one."""
         self._check_headers()
         self._buffer = data = self._body(await self._receive())
-        if not (self.ended and data[:1] == b"\0" and len(data) == 5 + self._length()):
+        whole = self.ended and data[:1] == b"\0" and len(data) == 5 + self._length()
+        if not whole:
             data = await self._in_pieces()
         self.give_up_at = self._deadline
         return data[5:]
@@ -238,23 +239,22 @@ class Context:
 
     async def finish(self, answer: bytes | None) -> None:
         """Send the one answer, if there is one, and the status."""
+        send, ok = self._send, self._status is _OK
         if not self._begun:
-            if self._status is not _OK:
+            if not ok:
                 headers = [*_HEADERS, *self._initial, *self._closing()]  # "Trailers-Only"
-                await self._send({"type": _START, "status": 200, "headers": headers})
-                await self._send(_answer(None, more=False))
+                await send({"type": _START, "status": 200, "headers": headers})
+                await send(_answer(None, more=False))
                 return
-            await self._send(self._start())
-        await self._send(_answer(answer, more=False))
-        if self._status is _OK and not self._trailing:
-            await self._send(_ENDED)
+            await send(self._start() if self._initial else _STARTED)
+        await send(_answer(answer, more=False))
+        if ok and not self._trailing:
+            await send(_ENDED)
         else:
-            await self._send({"type": "http.response.trailers", "headers": self._closing()})
+            await send({"type": "http.response.trailers", "headers": self._closing()})
 
     def _start(self) -> dict[str, Any]:
         self._begun = True
-        if not self._initial:
-            return _STARTED
         return _STARTED | {"headers": [*_HEADERS, *self._initial]}
 
     def _closing(self) -> Headers:

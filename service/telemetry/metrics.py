@@ -115,8 +115,9 @@ class Metrics:
 
     def ended(self, method: str, code: str, seconds: float, rcvd: int, sent: int) -> None:
         """Count a finished call: status name, duration, bytes of requests and of responses."""
-        key = (self._labels.get(method, OTHER), code)
-        children = self._ended.get(key) or self._children(*key)
+        children = self._ended.get((method, code)) or self._children(
+            self._labels.get(method, OTHER), code
+        )
         children.seconds.observe(seconds)
         children.rcvd.observe(rcvd)
         children.sent.observe(sent)
