@@ -1,4 +1,4 @@
-"""Point reads that are in flight at the same moment share one statement (the DataLoader pattern).
+"""Reads that are in flight at the same moment share one statement (the DataLoader pattern).
 
 Nothing is cached: a statement starts after the questions in it were asked, so whoever has written
 reads what it wrote. A lone question runs at once, in its own task, and pays nothing for the company
@@ -122,6 +122,7 @@ class Coalesced(Generic[Question, Answer]):
         have come, where that is worth it.
         """
         if self._holding and len(self._waiting) < CROWD:
+            self._impatient_at = loop.time() + PATIENCE_SECONDS
             until = time.perf_counter() + HOLD_SECONDS
             loop.call_soon(self._gather, loop, self._asked, QUIET_TURNS, until)
         else:

@@ -218,6 +218,87 @@ async def test_no_question_is_left_behind_by_a_statement_that_is_just_ending() -
 
     async with asyncio.timeout(30):
         await asyncio.gather(*(caller(seed) for seed in range(60)))
+        while coalesced._running:  # it may be waiting for more to come
+            await asyncio.sleep(0)
 
-    assert coalesced._running == 0
     assert not coalesced._waiting
+
+
+class Quick:
+    """Answers at once; keeps how many each statement was for."""
+
+    def __init__(self) -> None:
+        self.widths: list[int] = []
+
+    async def load(self, questions: Sequence[int]) -> list[int]:
+        self.widths.append(len(questions))
+        return list(questions)
+
+
+async def one_a_turn(coalesced: Coalesced[int, int], count: int) -> None:
+    """As grpc.aio hands over calls."""
+    tasks = []
+    for number in range(count):
+        tasks += asking(coalesced, number)
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*tasks) == list(range(count))
+
+
+async def test_questions_that_come_fast_one_after_another_are_gathered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(coalesce, "FAST_SECONDS", 60)
+    monkeypatch.setattr(coalesce, "HOLD_SECONDS", 60)
+    quick = Quick()
+    coalesced = Coalesced(quick.load)
+    for number in range(coalesce.TRY_EVERY - 1):
+        await coalesced.ask(number)
+
+    await one_a_turn(coalesced, 8)
+    await one_a_turn(coalesced, 5)
+
+    assert quick.widths == [*[1] * (coalesce.TRY_EVERY - 1), 8, 5]
+
+
+async def test_who_is_alone_after_all_goes_on_after_some_turns_and_the_next_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(coalesce, "FAST_SECONDS", 60)
+    monkeypatch.setattr(coalesce, "HOLD_SECONDS", 60)
+    quick = Quick()
+    coalesced = Coalesced(quick.load)
+    turns = []
+
+    for number in range(2 * coalesce.TRY_EVERY):
+        (task,) = asking(coalesced, number)
+        turns.append(0)
+        while not task.done():
+            await asyncio.sleep(0)
+            turns[-1] += 1
+
+    held = [number + 1 for number, waited in enumerate(turns) if waited > 3]
+    assert held == [coalesce.TRY_EVERY, 2 * coalesce.TRY_EVERY]
+    assert max(turns) < coalesce.QUIET_TURNS + 10
+
+
+async def test_questions_that_come_slowly_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coalesce, "FAST_SECONDS", 0)
+    quick = Quick()
+    coalesced = Coalesced(quick.load)
+
+    await one_a_turn(coalesced, 3 * coalesce.TRY_EVERY)
+
+    assert set(quick.widths) == {1}
+
+
+async def test_nobody_is_held_for_long_while_others_keep_coming(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(coalesce, "FAST_SECONDS", 60)
+    monkeypatch.setattr(coalesce, "HOLD_SECONDS", 0)
+    quick = Quick()
+    coalesced = Coalesced(quick.load)
+
+    await one_a_turn(coalesced, 100)
+
+    assert max(quick.widths) <= coalesce.CROWD
