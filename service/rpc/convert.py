@@ -1,7 +1,7 @@
 """Domain value ↔ message, a line each."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -58,35 +58,49 @@ def user(value: User) -> auth_pb2.User:
     )
 
 
-def _writer() -> Callable[[Record], bytes]:
-    response = data_pb2.GetRecordResponse()
-    into = response.record
-    created, updated = into.create_time, into.update_time
+class _FieldWriter:
+    """Writes a record as a response's first field, which it is in all of them: alone, or one of
+    several. Fields that follow each other are a message, so what reads records is answered in
+    bytes. One message serves many records, because half of what a record costs is to make the
+    objects that stand for its parts; not for ever, as it keeps the memory of every value it had.
+    """
 
-    def write(value: Record) -> bytes:
+    __slots__ = ("_created", "_expires", "_into", "_response", "_room", "_updated")
+
+    def __init__(self) -> None:
+        self._renew()
+
+    def _renew(self) -> None:
+        self._response = data_pb2.GetRecordResponse()
+        self._into = into = self._response.record
+        self._created, self._updated = into.create_time, into.update_time
+        self._expires = False
+        self._room = 64 * 1024  # bytes to write before the next one
+
+    def __call__(self, value: Record) -> bytes:
+        if self._room < 0:
+            self._renew()
+        into, created, updated = self._into, self._created, self._updated
         into.collection, into.key, into.json, stamps = value
         into.revision, create_time, update_time, expire_time = stamps
         created.seconds, rest = divmod(create_time + _2000, 1_000_000)
         created.nanos = rest * 1000
         updated.seconds, rest = divmod(update_time + _2000, 1_000_000)
         updated.nanos = rest * 1000
-        if expire_time == NEVER:
-            return response.SerializeToString()
-        try:
+        if expire_time != NEVER:
             expires = into.expire_time
             expires.seconds, rest = divmod(min(expire_time, _LAST) + _2000, 1_000_000)
             expires.nanos = rest * 1000
-            return response.SerializeToString()
-        finally:
+            self._expires = True
+        elif self._expires:
             into.ClearField("expire_time")
+            self._expires = False
+        written = self._response.SerializeToString()
+        self._room -= len(written)
+        return written
 
-    return write
 
-
-# A record as a response's first field, which it is in all of them: alone, or one of several. Fields
-# that follow each other are a message, so what reads records is answered in bytes. One message
-# serves all, because half of what a record costs is to make the objects that stand for its parts.
-_first_field: Final = _writer()
+_first_field: Final = _FieldWriter()
 
 
 def record(value: Record) -> bytes:
