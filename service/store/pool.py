@@ -54,10 +54,11 @@ class Pool:
         self._places = 0  # taken: by a connection, or by one that is being made
         self._all: set[Connection] = set()
         self._idle: list[Connection] = []  # by when they were used
-        # A waiter gets a connection, or None: a place, to make one.
-        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        # A waiter, until when, gets a connection, or None: a place, to make one.
+        self._waiting: deque[tuple[asyncio.Future[Connection | None], float]] = deque()
         self._closing: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._late: asyncio.TimerHandle | None = None
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -97,8 +98,8 @@ class Pool:
         end = time.monotonic() + seconds
         self.expire()
         self._size = 0
-        if self._timer:
-            self._timer.cancel()
+        for timer in filter(None, (self._timer, self._late)):
+            timer.cancel()
         while self._idle:
             self._drop(self._idle.pop())
         while (self._all or self._closing) and time.monotonic() < end:
@@ -118,17 +119,29 @@ class Pool:
         )
 
     async def _next(self) -> Connection | None:
-        turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[Connection | None] = loop.create_future()
+        self._waiting.append((turn, loop.time() + self._seconds))
+        # One timer for all, as those who wait longest are first: one for each takes 15 µs.
+        if self._late is None:
+            self._late = loop.call_later(self._seconds, self._refuse_late)
         try:
-            async with asyncio.timeout(self._seconds):
-                return await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():  # it came in the same moment
+            return await turn
+        except asyncio.CancelledError:
+            served = turn.done() and not turn.cancelled() and not turn.exception()
+            if served:  # in the same moment
                 self._give(turn.result())
-            if isinstance(error, TimeoutError):
-                raise Overloaded from error
             raise
+
+    def _refuse_late(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._waiting and (self._waiting[0][1] <= now or self._waiting[0][0].done()):
+            turn, _ = self._waiting.popleft()
+            if not turn.done():
+                turn.set_exception(Overloaded())
+        due = self._waiting[0][1] if self._waiting else None
+        self._late = loop.call_at(due, self._refuse_late) if due is not None else None
 
     async def _make(self) -> Connection:
         """For a place that has been taken."""
@@ -145,7 +158,7 @@ class Pool:
     def _give(self, connection: Connection | None) -> None:
         """To whoever is next in turn; else a connection is idle, and a place is free."""
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn, _ = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(connection)
                 return
