@@ -76,7 +76,8 @@ class Coalesced(Generic[Question, Answer]):
         self._at_once = at_once
         self._running = 0
         self._asked = 0
-        self._asked_at = 0.0
+        self._alone = 0
+        self._alone_at = 0.0
         self._holding = False
         self._impatient_at = 0.0
         self._waiting: deque[Asked[Question, Answer]] = deque()
@@ -88,10 +89,8 @@ class Coalesced(Generic[Question, Answer]):
         """
         loop = asyncio.get_running_loop()
         self._asked += 1
-        now, before = time.perf_counter(), self._asked_at
-        self._asked_at = now
-        if self._asked % TRY_EVERY == 0 and now - before < FAST_SECONDS:
-            self._holding = True
+        if not self._running and not self._holding:
+            self._holding = self._is_worth_a_try()
         if not self._running and not self._holding:
             self._running = 1
             self._impatient_at = loop.time() + PATIENCE_SECONDS
@@ -116,6 +115,13 @@ class Coalesced(Generic[Question, Answer]):
         except asyncio.CancelledError:
             asked.left()
             raise
+
+    def _is_worth_a_try(self) -> bool:
+        """Whether to hold this question, which nobody is with, back for others."""
+        self._alone += 1
+        now, before = time.perf_counter(), self._alone_at
+        self._alone_at = now
+        return self._alone % TRY_EVERY == 0 and now - before < FAST_SECONDS
 
     def _pass_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give the place of a statement that has ended to those who wait: at once, or when more
