@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 import re
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -50,7 +51,7 @@ class Adapter(Mount):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
-        context = Context(scope, receive, send, asyncio.get_running_loop().time())
+        context = Context(scope, receive, send)
         path = b"" if scope["query_string"] else scope["raw_path"]
         kind = context.content_type
         if kind != b"application/grpc" and not _GRPC.fullmatch(kind):
@@ -112,7 +113,7 @@ class Adapter(Mount):
         """End calls whose caller has gone, or whose time is over, for as long as it runs."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            now = asyncio.get_running_loop().time()
+            now = time.monotonic()
             for context in [each for each in self._open if each.started < now - LOOK_SECONDS]:
                 try:
                     await self._look(context, now)

@@ -3,6 +3,7 @@
 import asyncio
 import binascii
 import re
+import time
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -62,7 +63,7 @@ class Context:
     _buffer = b""
     ended = False  # there will be no more messages
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, now: float) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
         self._client = scope["client"]
@@ -71,8 +72,8 @@ class Context:
         self._named = named = dict(self._headers)
         self.content_type = named.get(b"content-type", b"")
         timeout = named.get(b"grpc-timeout")
+        self.started = now = time.monotonic()
         self._deadline = now + _seconds(timeout) if timeout else None
-        self.started = now
         # Until the message is here; after that, the caller's deadline and the layers count.
         self.give_up_at: float | None = self._deadline or now + READ_SECONDS
 
@@ -108,7 +109,7 @@ class Context:
     def time_remaining(self) -> float | None:
         if self._deadline is None:
             return None
-        return self._deadline - asyncio.get_running_loop().time()
+        return self._deadline - time.monotonic()
 
     def code(self) -> StatusCode:
         return self._status
