@@ -1,4 +1,4 @@
-"""How fast it is, next to what the machine can do: `python -m bench`, `python -m bench.startup`.
+"""How fast it is, next to what the machine can do: `python -m bench`, `bench.startup`, `bench.workers`.
 
     plan.py      the cells of the table, and the order they are run in
     calls.py     the rpcs that are measured: one row each
@@ -10,6 +10,7 @@
     echo.py      the process that answers and does nothing else; hashes.py the one that hashes
     watch.py     what the kernel and Postgres counted meanwhile
     table.py     medians, ratios, text; plot.py draws them; goals.py judges them
+    workers.py   what a call costs in one worker, and in each of two
     startup.py   seconds until ready, memory, seconds of a first try; ready.py waits
 
 Linux only: CPU time comes from /proc. Nothing here is imported by the service.
