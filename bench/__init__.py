@@ -1,4 +1,4 @@
-"""How fast it is, next to what the machine can do: `python -m bench`, `bench.startup`, `bench.workers`.
+"""How fast it is, next to what the machine can do: `python -m bench`.
 
     plan.py      the cells of the table, and the order they are run in
     calls.py     the rpcs that are measured: one row each
