@@ -207,7 +207,7 @@ class Context:
         size = sum(map(len, chain.from_iterable(self._headers))) + 32 * len(self._headers)
         if size > limits.METADATA_BYTES:
             self.refuse(StatusCode.RESOURCE_EXHAUSTED, "too much metadata")
-        self._encoding = self._named.get(b"grpc-encoding", b"identity")
+        self._encoding = self._named.get(b"grpc-encoding") or b"identity"
         if self._encoding != b"identity":
             self._initial = [_ENCODINGS]
             if self._encoding not in (b"deflate", b"gzip"):

@@ -115,6 +115,8 @@ class Coalesced(Generic[Question, Answer]):
         except asyncio.CancelledError:
             asked.left()
             raise
+        finally:
+            del asked  # its error knows this frame: a cycle, which only the collector would find
 
     def _is_worth_a_try(self) -> bool:
         """Whether to hold this question, which nobody is with, back for others."""

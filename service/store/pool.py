@@ -56,7 +56,9 @@ class Pool:
         self._idle: list[Connection] = []  # by when they were used
         # A waiter, until when, gets a connection, or None: a place, to make one.
         self._waiting: deque[tuple[asyncio.Future[Connection | None], float]] = deque()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._ending: dict[Connection, asyncio.Task[None]] = {}
+        self._closed = False
+        self._empty = asyncio.Event()  # after closing
         self._timer: asyncio.TimerHandle | None = None
         self._late: asyncio.TimerHandle | None = None
 
@@ -67,18 +69,23 @@ class Pool:
 
     async def acquire(self) -> Connection:
         """A connection, for `release` to have back. Raises Overloaded when all were in use for too
-        long, and what connecting raises.
+        long, TimeoutError when there was none for as long, and what connecting raises.
         """
-        while self._idle:
-            connection = self._idle.pop()
+        while not self._closed:
+            if self._idle:
+                connection = self._idle.pop()
+            elif self._places < self._size:
+                self._places += 1
+                return await self._make()
+            else:
+                served = await self._next()
+                if served is None:
+                    return await self._make()
+                connection = served
             if self._is_good(connection):
                 return connection
             self._drop(connection)
-            self._places -= 1
-        if self._places < self._size:
-            self._places += 1
-            return await self._make()
-        return await self._next() or await self._make()
+        raise asyncpg.InterfaceError("the pool is closed")
 
     def release(self, connection: Connection) -> None:
         """Take back a connection, whatever state it is in."""
@@ -87,7 +94,6 @@ class Pool:
             self._give(connection)
         else:
             self._drop(connection)
-            self._give(None)
 
     def expire(self) -> None:
         """Have every connection there is replaced at its next use."""
@@ -95,20 +101,25 @@ class Pool:
 
     async def close(self, seconds: float) -> None:
         """Close all, those in use when they are released, or after `seconds` whatever they do."""
-        end = time.monotonic() + seconds
-        self.expire()
-        self._size = 0
+        self._closed = True
         for timer in filter(None, (self._timer, self._late)):
             timer.cancel()
+        while self._waiting:
+            turn, _ = self._waiting.popleft()
+            if not turn.done():
+                turn.set_exception(asyncpg.InterfaceError("the pool is closed"))
         while self._idle:
             self._drop(self._idle.pop())
-        while (self._all or self._closing) and time.monotonic() < end:
-            await asyncio.wait(
-                {*self._closing, asyncio.ensure_future(asyncio.sleep(0.01))},
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        for connection in [*self._all]:
-            connection.terminate()
+        if not self._places:
+            self._empty.set()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
+        finally:
+            for connection in [*self._all, *self._ending]:
+                connection.terminate()
 
     def _is_good(self, connection: Connection) -> bool:
         return not (
@@ -130,8 +141,11 @@ class Pool:
         except asyncio.CancelledError:
             served = turn.done() and not turn.cancelled() and not turn.exception()
             if served:  # in the same moment
-                self._give(turn.result())
+                connection = turn.result()
+                self.release(connection) if connection else self._give(None)
             raise
+        finally:
+            del turn  # its error knows this frame: a cycle, which only the collector would find
 
     def _refuse_late(self) -> None:
         loop = asyncio.get_running_loop()
@@ -139,7 +153,8 @@ class Pool:
         while self._waiting and (self._waiting[0][1] <= now or self._waiting[0][0].done()):
             turn, _ = self._waiting.popleft()
             if not turn.done():
-                turn.set_exception(Overloaded())
+                # All busy is load, to be shed; connections that cannot be made are not.
+                turn.set_exception(Overloaded() if self._all else TimeoutError())
         due = self._waiting[0][1] if self._waiting else None
         self._late = loop.call_at(due, self._refuse_late) if due is not None else None
 
@@ -153,6 +168,9 @@ class Pool:
             raise
         connection.era, connection.made = era, time.monotonic()
         self._all.add(connection)
+        if self._closed:
+            self._drop(connection)
+            raise asyncpg.InterfaceError("the pool is closed")
         return connection
 
     def _give(self, connection: Connection | None) -> None:
@@ -164,29 +182,37 @@ class Pool:
                 return
         if connection is None:
             self._places -= 1
-            return
-        self._idle.append(connection)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._tidy)
+            if self._closed and not self._places:
+                self._empty.set()
+        elif self._closed:
+            self._drop(connection)
+        else:
+            self._idle.append(connection)
+            if self._timer is None:
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(IDLE_SECONDS, self._tidy)
 
     def _tidy(self) -> None:
         """Close what has been idle for long, and look again as long as there is something."""
         old = time.monotonic() - IDLE_SECONDS
         while self._idle and self._idle[0].used <= old:
             self._drop(self._idle.pop(0))
-            self._places -= 1
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(IDLE_SECONDS / 4, self._tidy) if self._idle else None
 
     def _drop(self, connection: Connection) -> None:
+        """Close it, and then have its place taken: Postgres counts it until it has ended."""
         self._all.discard(connection)
-        if not connection.is_closed():
-            task = asyncio.ensure_future(self._end(connection))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+        if connection.is_closed():
+            self._give(None)
+            return
+        self._ending[connection] = asyncio.ensure_future(self._end(connection))
 
     async def _end(self, connection: Connection) -> None:
         try:
             await connection.close()
         except Exception:  # whatever it is in the middle of
             connection.terminate()
+        finally:
+            del self._ending[connection]
+            self._give(None)

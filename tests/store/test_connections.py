@@ -164,3 +164,20 @@ async def test_a_silent_server_is_waited_for_once(how: Callable[..., Awaitable[o
                 await how(pool, "SELECT 1")
 
             assert 0.5 <= time.monotonic() - began < 0.9
+
+
+async def test_a_server_that_nobody_reaches_is_unavailable_to_who_waits_too() -> None:
+    """Not overloaded: no connection is busy."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        async with db.connected(
+            f"postgresql://nobody@127.0.0.1:{port}/none?sslmode=disable",
+            size=2,
+            acquire_seconds=0.3,
+            statement_timeout=LIFE,
+        ) as pool:
+            answers = await asyncio.gather(
+                *(pool.write("SELECT 1") for _ in range(8)), return_exceptions=True
+            )
+
+    assert {type(answer) for answer in answers} == {DatabaseUnavailable}

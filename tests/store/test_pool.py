@@ -203,3 +203,96 @@ async def test_closing_waits_for_what_is_in_use_but_not_for_ever(making: Making)
 
     assert returned.is_closed()
     assert kept.is_closed()
+
+
+async def test_nobody_is_served_by_a_pool_that_closes(making: Making) -> None:
+    pool = Pool(making, size=1, seconds=0.2)
+    used = await pool.acquire()
+    waiting = asyncio.ensure_future(pool.acquire())
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.05, pool.release, used)
+
+    async with asyncio.timeout(1):
+        await pool.close(5)
+        with pytest.raises(asyncpg.InterfaceError):
+            await waiting
+        with pytest.raises(asyncpg.InterfaceError):
+            await pool.acquire()
+
+    assert (making.count, used.is_closed()) == (1, True)
+
+
+async def test_a_connection_that_is_made_while_the_pool_closes_is_closed(making: Making) -> None:
+    made = []
+
+    async def connect() -> Connection:
+        await asyncio.sleep(0.05)
+        made.append(await making())
+        return made[0]
+
+    pool = Pool(connect, size=1, seconds=5)
+    late = asyncio.ensure_future(pool.acquire())
+    await asyncio.sleep(0)
+
+    await pool.close(5)
+
+    with pytest.raises(asyncpg.InterfaceError):
+        await late
+    assert made[0].is_closed()
+
+
+async def test_closing_that_is_cut_short_closes_all_the_same(making: Making) -> None:
+    pool = Pool(making, size=1, seconds=5)
+    used = await pool.acquire()
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await pool.close(30)
+
+    assert used.is_closed()
+
+
+async def test_what_was_handed_over_and_is_no_good_any_more_is_replaced(pool: Pool) -> None:
+    taken = [await pool.acquire(), await pool.acquire()]
+    waiting = asyncio.ensure_future(pool.acquire())
+    await asyncio.sleep(0)
+
+    pool.release(taken[0])
+    pool.expire()
+
+    found = await waiting
+    assert found not in taken
+    for each in (found, taken[1]):
+        pool.release(each)
+
+
+async def test_a_place_is_free_when_its_connection_has_ended(database_url: str) -> None:
+    """Or a process would have more connections than it was counted with."""
+    made = ended = most = 0
+
+    class Slow(Connection):
+        async def close(self, *, timeout: float | None = None) -> None:
+            nonlocal ended
+            await super().close(timeout=timeout)
+            await asyncio.sleep(0.05)
+            ended += 1
+
+    async def connect() -> Connection:
+        nonlocal made, most
+        made += 1
+        most = max(most, made - ended)
+        opened: Connection = await asyncpg.connect(database_url, connection_class=Slow)
+        return opened
+
+    pool = Pool(connect, size=2, seconds=5)
+    taken = [await pool.acquire(), await pool.acquire()]
+    pool.release(taken[0])
+    pool.expire()
+    pool.release(taken[1])
+
+    fresh = await asyncio.gather(pool.acquire(), pool.acquire())
+
+    assert (made, ended, most) == (4, 2, 2)
+    for each in fresh:
+        pool.release(each)
+    await pool.close(5)
