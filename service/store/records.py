@@ -5,7 +5,8 @@ change it.
 Each answers a question with one row, however many records it is about: names and values as lines
 of text, which have no line breaks (the contract has no control characters in names, and jsonb's
 text has them escaped), and all numbers of a record as Postgres sends them. asyncpg spends more on a
-row for each record, with its datetimes, than Postgres on finding it.
+row for each record, with its datetimes, than Postgres on finding it. (An aggregate takes its rows
+in the order of the subquery it is over.)
 """
 
 import struct
