@@ -78,9 +78,11 @@ class Pool:
                 self._places += 1
                 return await self._make()
             else:
+                end = time.monotonic() + self._seconds
                 served = await self._next()
                 if served is None:
-                    return await self._make()
+                    async with asyncio.timeout(max(end - time.monotonic(), 0)):
+                        return await self._make()
                 connection = served
             if self._is_good(connection):
                 return connection

@@ -173,11 +173,15 @@ async def test_a_server_that_nobody_reaches_is_unavailable_to_who_waits_too() ->
         async with db.connected(
             f"postgresql://nobody@127.0.0.1:{port}/none?sslmode=disable",
             size=2,
-            acquire_seconds=0.3,
+            acquire_seconds=0.5,
             statement_timeout=LIFE,
         ) as pool:
-            answers = await asyncio.gather(
-                *(pool.write("SELECT 1") for _ in range(8)), return_exceptions=True
-            )
+            began = time.monotonic()
+            first = [asyncio.ensure_future(pool.write("SELECT 1")) for _ in range(4)]
+            await asyncio.sleep(0.2)
+            later = asyncio.ensure_future(pool.write("SELECT 1"))
+            answers = await asyncio.gather(*first, later, return_exceptions=True)
 
-    assert {type(answer) for answer in answers} == {DatabaseUnavailable}
+            assert {type(answer) for answer in answers} == {DatabaseUnavailable}
+            # Whoever is handed a place has what is left of its time to connect.
+            assert time.monotonic() - began < 0.2 + 0.5 + 0.2
