@@ -63,7 +63,10 @@ def main() -> int:
 def _serving(door: str, environ: dict[str, str], count: int) -> Iterator[Server]:
     words = ["service", "serve", *world.DOORS[door], "--workers", str(count)]
     with children.serving(words, environ) as server:
+        deadline = time.monotonic() + children.START_SECONDS
         while server.log().count(b'"serving"') < count:
+            if time.monotonic() > deadline:
+                raise BenchError("not all workers started")
             time.sleep(0.05)
         yield server
 

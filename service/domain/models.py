@@ -34,10 +34,10 @@ class User:
     update_time: datetime
 
 
-# One value a user keeps: collection, key, the value as Postgres' canonical text of it, stamps.
-# Tuples of text and numbers, because objects and datetimes cost more than all the rest of a read.
-Record: TypeAlias = tuple[str, str, str, "Stamps"]
 # Revision; then create, update and expire time in microseconds since the year 2000, as Postgres
 # keeps them. Whatever is read has not expired, so an expiry before all time is none.
 Stamps: TypeAlias = tuple[int, int, int, int]
 NEVER: Final = -(2**63)
+# One value a user keeps: collection, key, the value as Postgres' canonical text of it, stamps.
+# Tuples of text and numbers: a datetime costs a read more than any other part of a record.
+Record: TypeAlias = tuple[str, str, str, Stamps]

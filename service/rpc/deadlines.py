@@ -18,30 +18,29 @@ class Deadline:
     that is all it was cancelled for (as asyncio.timeout does with TimeoutError).
     """
 
-    __slots__ = ("_due", "_task", "_was_cancelling", "expired")
+    __slots__ = ("_cancelling", "_due", "_expired", "_task")
 
     def __init__(self, due: set["Deadline"], task: asyncio.Task[Any]) -> None:
         self._due = due
         self._task = task
-        self.expired = False
+        self._expired = False
+        self._cancelling = 0
 
     def __enter__(self) -> None:
-        self._was_cancelling = self._task.cancelling()
+        self._cancelling = self._task.cancelling()
         self._due.add(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self._due.discard(self)
-        if not self.expired:
-            return
-        only_ours = self._task.uncancel() <= self._was_cancelling
+        only_ours = self._expired and self._task.uncancel() <= self._cancelling
         if only_ours and isinstance(error, asyncio.CancelledError):
             raise DeadlineExceeded from error
 
     def expire(self) -> None:
         """The time is up."""
-        self.expired = True
+        self._expired = True
         self._task.cancel()
 
 

@@ -34,8 +34,8 @@ _PROTOCOL: Final = frozenset(
 )
 _UNESCAPED: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _HEADERS: Final = [(b"content-type", b"application/grpc")]
-# Only for who compresses, though gRPC's own servers tell everybody: it is a third of what an answer
-# beside its message takes to make, send and read.
+# Only for who compresses, though gRPC's own servers tell everybody: half of an answer's headers, to
+# be made, sent and read each time.
 _ENCODINGS: Final = (b"grpc-accept-encoding", b"identity,deflate,gzip")
 _START: Final = "http.response.start"
 # The events of nearly every call, made once.

@@ -2,7 +2,8 @@
 
 Nothing is cached: a statement starts after the questions in it were asked, so whoever has written
 reads what it wrote. A lone question runs at once, in its own task, and pays nothing for the company
-it did not have; those that come while it runs are the next statement.
+it did not have (but for one in TRY_EVERY, where they come fast); those that come while it runs are
+the next statement.
 
 Ours, because this is the hot path: the libraries for it wait for a tick of the loop, or cache.
 """
@@ -28,8 +29,8 @@ PATIENCE_SECONDS: Final = 0.01
 # When questions come fast, but one after another, every TRY_EVERY-th is held back until the loop
 # has turned QUIET_TURNS times without another; and while that gathers a CROWD, so are the next.
 # Turns and not a time, because they are short when there is nothing else to do. For grpc.aio, which
-# hands over one call after another: of 128 in flight none meet without it and four with it, which
-# makes half as many calls again a second.
+# hands over one call after another: of 128 in flight hardly two meet without it and four to eight
+# with it, which makes half as many calls again a second.
 FAST_SECONDS: Final = 0.001
 TRY_EVERY: Final = 16
 QUIET_TURNS: Final = 20

@@ -1,7 +1,7 @@
 """The connections of a process: made as they are needed, at most so many, the one used last first.
 
 Ours, because asyncpg's own pool takes 27 µs for each statement (a task, a proxy, a look at every
-connection), a third of what a lone read costs; this one takes 1.
+connection), where the statement itself takes about 80; this one takes less than 1.
 """
 
 import asyncio

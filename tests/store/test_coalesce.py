@@ -235,6 +235,13 @@ class Quick:
         return list(questions)
 
 
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns count, and not how fast this machine is."""
+    monkeypatch.setattr(coalesce, "FAST_SECONDS", 60)
+    monkeypatch.setattr(coalesce, "HOLD_SECONDS", 60)
+
+
 async def one_a_turn(coalesced: Coalesced[int, int], count: int) -> None:
     """As grpc.aio hands over calls."""
     tasks = []
@@ -245,10 +252,8 @@ async def one_a_turn(coalesced: Coalesced[int, int], count: int) -> None:
 
 
 async def test_questions_that_come_fast_one_after_another_are_gathered(
-    monkeypatch: pytest.MonkeyPatch,
+    untimed: None,
 ) -> None:
-    monkeypatch.setattr(coalesce, "FAST_SECONDS", 60)
-    monkeypatch.setattr(coalesce, "HOLD_SECONDS", 60)
     quick = Quick()
     coalesced = Coalesced(quick.load)
     for number in range(coalesce.TRY_EVERY - 1):
@@ -261,10 +266,8 @@ async def test_questions_that_come_fast_one_after_another_are_gathered(
 
 
 async def test_who_is_alone_after_all_goes_on_after_some_turns_and_the_next_at_once(
-    monkeypatch: pytest.MonkeyPatch,
+    untimed: None,
 ) -> None:
-    monkeypatch.setattr(coalesce, "FAST_SECONDS", 60)
-    monkeypatch.setattr(coalesce, "HOLD_SECONDS", 60)
     quick = Quick()
     coalesced = Coalesced(quick.load)
     turns = []
