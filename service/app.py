@@ -21,7 +21,7 @@ from service.domain.errors import DatabaseUnavailable, NotReady
 from service.domain.passwords import PasswordPolicy
 from service.domain.tokens import TokenPolicy
 from service.place import Place
-from service.rpc import asgi, interceptors, policy, reflection, server
+from service.rpc import asgi, deadlines, interceptors, policy, reflection, server
 from service.rpc.auth import AuthPolicy, AuthService
 from service.rpc.certificate import Certificate
 from service.rpc.data import DataService
@@ -135,8 +135,9 @@ async def serving(
         measures = _metrics(pool, hashing, keyring)
         if certificate:
             measures.read_certificate(certificate.expires)
+        soon = asyncio.get_running_loop().call_soon
         layers, stream_layers = _layers(
-            settings, keyring, measures, AccessLog(log_stream, settings.log_format)
+            settings, keyring, measures, AccessLog(log_stream, settings.log_format, soon)
         )
         door = make_door(layers, stream_layers)
         auth_pb2_grpc.add_AuthServiceServicer_to_server(
@@ -273,7 +274,7 @@ def _layers(
     metrics = interceptors.metrics(measures, access_log)
     errors = interceptors.errors(server.ABORTS + asgi.ABORTS)
     auth = interceptors.auth(_token_policy(settings), keyring, utc_now)
-    deadline = interceptors.deadline(settings.deadline_seconds, settings.max_deadline_seconds)
+    deadline = deadlines.deadline(settings.deadline_seconds, settings.max_deadline_seconds)
     # Validate is the innermost of each method, with the method's own message.
     return [metrics, errors, auth, deadline], [metrics, errors, auth]
 

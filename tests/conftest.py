@@ -176,6 +176,11 @@ class Api:
         self.data: data_pb2_grpc.DataServiceAsyncStub = data_pb2_grpc.DataServiceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
 
+    async def logged(self) -> str:
+        """`log`, once the calls that have just ended are in it, which takes a turn of the loop."""
+        await asyncio.sleep(0.01)
+        return self.log.getvalue()
+
     async def new_user(self, username: str | None = None) -> "Person":
         """Somebody who has just logged in."""
         username = username or f"user-{uuid4().hex[:12]}"

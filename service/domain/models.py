@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 
@@ -24,8 +24,7 @@ class Caller:
         object.__setattr__(self, "ids", (str(self.user_id), str(self.session_id)))
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """Somebody who can log in. `username` is canonical."""
 
     user_id: UUID
@@ -34,10 +33,7 @@ class User:
     update_time: datetime
 
 
-# Revision; then create, update and expire time in microseconds since the year 2000, as Postgres
-# keeps them. Whatever is read has not expired, so an expiry before all time is none.
-Stamps: TypeAlias = tuple[int, int, int, int]
-NEVER: Final = -(2**63)
-# One value a user keeps: collection, key, the value as Postgres' canonical text of it, stamps.
-# Tuples of text and numbers: a datetime costs a read more than any other part of a record.
-Record: TypeAlias = tuple[str, str, str, Stamps]
+# One value a user keeps, as it is sent: collection, key, Postgres' canonical text of the value, and
+# its stamps, which are revision and times as fields of a Record message. A tuple of bytes, because
+# an object and its datetimes cost a read more than everything else about a record.
+Record: TypeAlias = tuple[bytes, bytes, bytes, bytes]

@@ -88,7 +88,9 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
             if user.user_id != user_id:
                 await self._require_same(username, request.password)
         security_event("user_created", user_id=str(user.user_id))
-        return pb.CreateUserResponse(user=convert.user(user))
+        response = pb.CreateUserResponse()
+        convert.set_user(response.user, user)
+        return response
 
     async def Login(self, request: pb.LoginRequest, _: Any = None) -> pb.LoginResponse:
         try:
@@ -117,9 +119,9 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
             rehash=rehash,
         )
         security_event("authn_login_success", user_id=str(found.user.user_id))
-        return pb.LoginResponse(
-            tokens=self._tokens(signer, session, token), user=convert.user(found.user)
-        )
+        response = pb.LoginResponse(tokens=self._tokens(signer, session, token))
+        convert.set_user(response.user, found.user)
+        return response
 
     async def RefreshTokens(
         self, request: pb.RefreshTokensRequest, _: Any = None
@@ -151,7 +153,9 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         user = await users.get(self._db, caller.get())
         if request.user_id not in ("", str(user.user_id)):
             raise UserNotFound(request.user_id)
-        return pb.GetUserResponse(user=convert.user(user))
+        response = pb.GetUserResponse()
+        convert.set_user(response.user, user)
+        return response
 
     async def ChangePassword(
         self, request: pb.ChangePasswordRequest, _: Any = None

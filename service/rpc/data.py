@@ -29,11 +29,8 @@ class DataService(data_pb2_grpc.DataServiceServicer):
 
     async def GetUserData(self, request: pb.GetUserDataRequest, _: Any = None) -> bytes:  # type: ignore[override]
         page, next_page_token = await self._page(request, "GetUserData")
-        rest = pb.GetUserDataResponse(
-            next_page_token=next_page_token,
-            user=convert.user(page.user),
-            revision=page.revision,
-        )
+        rest = pb.GetUserDataResponse(next_page_token=next_page_token, revision=page.revision)
+        convert.set_user(rest.user, page.user)
         return convert.page(page, rest)
 
     async def GetRecord(self, request: pb.GetRecordRequest, _: Any = None) -> bytes:  # type: ignore[override]
@@ -90,4 +87,5 @@ class DataService(data_pb2_grpc.DataServiceServicer):
         if not page.more:
             return page, ""
         collection, key, *_ = page.records[-1]
-        return page, paging.seal(self._page_key, me, query, (collection, key))
+        last = collection.decode(), key.decode()
+        return page, paging.seal(self._page_key, me, query, last)

@@ -15,35 +15,26 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import protovalidate
-from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 
-from service.domain import limits, tokens
+from service.domain import tokens
 from service.domain.errors import (
-    DeadlineExceeded,
     DomainError,
     Internal,
-    InvalidArgument,
     NotReady,
     ScopeMissing,
     TokenInvalid,
     TokenMissing,
-    Violation,
 )
 from service.domain.models import Caller
 from service.domain.tokens import TokenPolicy
 from service.rpc import caller, failure, policy
-from service.rpc.deadlines import Deadlines
 from service.rpc.verified import VerifiedTokens
 from service.store.keyring import Keyring
 from service.telemetry.logs import AccessLog, bind, security_event
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger("sixfold.rpc")
-
-# Answer before the caller gives up, or the caller never learns why (boulder's 20 milliseconds).
-ANSWER_SECONDS = 0.02
 
 
 @dataclass(slots=True)
@@ -98,7 +89,7 @@ def metrics(measures: Metrics, access_log: AccessLog) -> Layer:
                     method=method,
                     code=code,
                     reason=call.reason,
-                    duration_ms=seconds * 1000,
+                    seconds=seconds,
                     request_id=call.request_id,
                     user_id=call.caller.ids[0] if call.caller else None,
                     peer=call.peer,
@@ -194,83 +185,3 @@ def bearer(values: Sequence[str]) -> str:
     if len(values) > 1 or scheme.lower() != "bearer" or not token:
         raise TokenInvalid
     return token
-
-
-def deadline(default: float, longest: float) -> Layer:
-    """Bound every call, in seconds: by its own deadline, by `default` if it brings none, and by
-    `longest` in any case. Cancelling the handler cancels its statement.
-    """
-    deadlines = Deadlines()
-
-    def layer(_: str, inner: Handler) -> Handler:
-        async def bounded(request: Any, call: Call) -> bytes | None:
-            given = call.time_remaining
-            limit = min(default if given is None else given - ANSWER_SECONDS, longest)
-            if limit <= 0:
-                raise DeadlineExceeded
-            with deadlines.after(limit):
-                return await inner(request, call)
-
-        return bounded
-
-    return layer
-
-
-def validate(
-    parse: Callable[[bytes], Message],
-    handle: Callable[[Any, Any], Awaitable[Message | bytes]],
-) -> Handler:
-    """Parse, check the rules in the proto, handle, serialise what is not bytes already. Innermost:
-    strangers' bytes are looked at only after the token (AIP-211).
-    """
-    validator = protovalidate.Validator()
-
-    async def validated(data: bytes, call: Call) -> bytes:
-        call.received = len(data)
-        request = parsed(parse, data)
-        found = _violations(validator, request)
-        if found:
-            raise InvalidArgument(*map(_violation, found))
-        answer = await handle(request, call.context)
-        if not isinstance(answer, bytes):
-            answer = answer.SerializeToString()
-        call.sent = len(answer)
-        return answer
-
-    return validated
-
-
-def parsed(parse: Callable[[bytes], Message], data: bytes) -> Message:
-    """The message in `data`. Raises InvalidArgument where grpc itself would answer UNKNOWN."""
-    try:
-        return parse(data)
-    except DecodeError as error:
-        raise InvalidArgument(
-            Violation("", "MALFORMED", "the bytes are not this method's request message")
-        ) from error
-
-
-def _violations(
-    validator: protovalidate.Validator, request: Message
-) -> list[protovalidate.Violation]:
-    """All that is wrong with a request. Of one with a longer list than any may be, what is found
-    first: a violation costs 20 µs, and a message has room for 300,000.
-    """
-    found = validator.collect_violations(request, fail_fast=True)
-    if not found or any(
-        field.is_repeated and len(value) > limits.BATCH_SIZE_MAX
-        for field, value in request.ListFields()
-    ):
-        return found
-    return validator.collect_violations(request)
-
-
-def _violation(found: protovalidate.Violation) -> Violation:
-    """Which field and which rule; never the value, which protovalidate has too."""
-    elements = found.proto.field.elements if found.proto.field else []
-    path = ".".join(
-        element.field_name + (f"[{element.subscript.value}]" if element.subscript else "")
-        for element in elements
-    )
-    reason = found.proto.rule_id.upper().replace(".", "_")
-    return Violation(path, reason, found.proto.message)

@@ -17,8 +17,9 @@ import grpc
 from google.protobuf.message import Message
 
 from service.rpc import policy
-from service.rpc.interceptors import Call, Handler, Layer, parsed, validate
+from service.rpc.interceptors import Call, Handler, Layer
 from service.rpc.transport import Transport
+from service.rpc.validation import parsed, validate
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 # Of either message type; what the generated code makes.

@@ -15,6 +15,7 @@ import orjson
 from service.telemetry.lines import Say, Write, line_writer
 
 Render = Callable[[Mapping[str, object]], bytes]
+Soon = Callable[[Callable[[], None]], object]
 SecurityEvent = Literal[
     "authn_login_success",
     "authn_login_fail",
@@ -108,13 +109,23 @@ def security_event(name: SecurityEvent, **fields: object) -> None:
 
 
 class AccessLog:
-    """One line per call. Past `logging`, which costs four times as much per line."""
+    """One line per call. Past `logging`, which costs four times as much per line; and those of one
+    turn of the event loop are handed on together, which halves that again.
+    """
 
-    __slots__ = ("_render", "_write")
+    __slots__ = ("_lines", "_render", "_soon", "_write")
 
-    def __init__(self, stream: TextIO, format: str = "auto") -> None:  # noqa: A002 - as above
+    def __init__(
+        self,
+        stream: TextIO,
+        format: str = "auto",  # noqa: A002 - as above
+        soon: Soon | None = None,
+    ) -> None:
+        """`soon` is the loop's `call_soon`, where there is one."""
         self._render = renderer(format, stream)
         self._write = line_writer(stream, _gap(self._render))
+        self._soon = soon or (lambda do: do())
+        self._lines: list[bytes] = []
 
     def __call__(
         self,
@@ -122,7 +133,7 @@ class AccessLog:
         method: str,
         code: str,
         reason: str | None,
-        duration_ms: float,
+        seconds: float,
         request_id: str | None,
         user_id: str | None,
         peer: str | None,
@@ -135,12 +146,18 @@ class AccessLog:
             "method": method,
             "code": code,
             "reason": reason,
-            "duration_ms": round(duration_ms, 3),
+            "duration_ms": int(seconds * 1e6) / 1000,
             "request_id": request_id,
             "user_id": user_id,
             "peer": peer,
         }
-        self._write(self._render(call))
+        self._lines.append(self._render(call))
+        if len(self._lines) == 1:
+            self._soon(self._hand_on)
+
+    def _hand_on(self) -> None:
+        self._write(b"".join(self._lines))
+        self._lines.clear()
 
 
 class LineHandler(logging.Handler):

@@ -1,52 +1,38 @@
-"""Records on the wire: what one leaves in the message that writes the next."""
-
-import subprocess
-import sys
+"""Records on the wire, which no message of the generated code writes: the bytes are the same."""
 
 import pytest
+from google.protobuf.message import Message
 from sixfold.data.v1 import data_pb2 as pb
 
-from service.domain.models import NEVER, Record
+from service.domain.models import Record
 from service.rpc import convert
 
-PLAIN: Record = "c", "plain", "1", (1, 0, 0, NEVER)
-EXPIRING: Record = "c", "expiring", "2", (2, 1_000_001, 2_000_002, 3_000_003)
+STAMPS = pb.Record(revision=7).SerializeToString()
 
 
-def written(*records: Record) -> list[pb.Record]:
-    response = pb.ListRecordsResponse.FromString(b"".join(map(convert.record, records)))
-    return list(response.records)
+def record(collection: str, key: str, json: str) -> Record:
+    return collection.encode(), key.encode(), json.encode(), STAMPS
 
 
-def test_a_record_has_nothing_of_the_one_before() -> None:
-    first, second, third = written(PLAIN, EXPIRING, PLAIN)
+@pytest.mark.parametrize("size", [1, 127, 128, 2**14 - 1, 2**14, 2**14 + 1, 262_144])
+def test_a_record_is_written_as_its_message_would_be(size: int) -> None:
+    long, key = "c" * min(size, 128), "ü" * min(size, 256)
+    message = pb.Record(collection=long, key=key, json="1" * size, revision=7)
 
-    assert first == third
-    assert (first.key, first.HasField("expire_time")) == ("plain", False)
-    assert second.expire_time.ToJsonString() == "2000-01-01T00:00:03.000003Z"
+    written = convert.record(record(long, key, "1" * size))
 
-
-def test_a_record_that_cannot_be_written_spoils_none_after_it() -> None:
-    with pytest.raises(UnicodeEncodeError):
-        convert.record(("c", "k", "\ud800", (1, 0, 0, 1)))
-
-    assert [record.key for record in written(PLAIN)] == ["plain"]
+    assert written == pb.GetRecordResponse(record=message).SerializeToString()
 
 
-def test_what_was_written_is_not_kept() -> None:
-    """A message keeps the memory of all values it ever had: 300 MiB of them here."""
-    script = """
-import resource
-from service.rpc import convert
-from service.domain.models import NEVER
+def test_several_are_a_page_and_a_batch() -> None:
+    records = [record("c", str(number), "1") for number in range(3)]
+    expected: list[Message] = [
+        pb.Record(collection="c", key=str(number), json="1", revision=7) for number in range(3)
+    ]
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    written = convert.batch([*records, (b"c", b"full", b"", STAMPS), (b"c", b"no", b"", b"")])
 
-convert.record(("c", "k", "1" * 2**16, (1, 0, 0, NEVER)))
-before = peak()
-for n in range(4800):
-    convert.record(("c", "k", "1" * 2**16, (1, 0, 0, NEVER)))
-assert peak() < 1.5 * before, (before, peak())
-"""
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    response = pb.BatchGetRecordsResponse.FromString(written)
+    assert list(response.records) == expected
+    assert [name.key for name in response.unread] == ["full"]
+    assert [name.key for name in response.missing] == ["no"]

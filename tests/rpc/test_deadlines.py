@@ -141,7 +141,7 @@ async def test_a_deadline_too_short_to_answer_in_runs_no_statement(api: Api, ann
     await asyncio.sleep(0.1)
 
     # And the server has seen at least some of them.
-    assert '"reason":"DEADLINE_EXCEEDED"' in api.log.getvalue()[told:]
+    assert '"reason":"DEADLINE_EXCEEDED"' in (await api.logged())[told:]
 
 
 async def test_a_stranger_with_no_time_left_is_still_a_stranger(api: Api) -> None:

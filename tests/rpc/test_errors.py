@@ -86,7 +86,7 @@ async def test_what_nobody_foresaw_says_nothing_but_a_request_id(
         assert logged.levelno == logging.ERROR
         assert logged.exc_info is not None
         assert logged.exc_info[0].__name__ == "RaiseError"  # type: ignore[union-attr]
-        assert why.request_id in api.log.getvalue()
+        assert why.request_id in await api.logged()
     assert CANARY not in caplog.text
 
 
@@ -97,7 +97,7 @@ async def test_a_callers_own_request_id_comes_back_and_is_logged(
     why = await refused(get(api, ann, ("x-request-id", given)))
 
     assert why.request_id == given
-    assert f'"request_id":"{given}"' in api.log.getvalue()
+    assert f'"request_id":"{given}"' in await api.logged()
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ async def test_no_secret_is_ever_logged_or_said(
     caplog.set_level(logging.DEBUG)
     async with serving(database_url, **QUIET, log_level="debug") as api:
         said, secrets = await every_call(api)
-        log = api.log.getvalue()
+        log = await api.logged()
 
     async with connected(database_url) as connection:
         secrets += await connection.fetchval("SELECT array_agg(password_hash) FROM users")

@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.empty_pb2 import Empty
 from sixfold.auth.v1 import auth_pb2
 from sixfold.data.v1 import data_pb2
 from sixfold.errors.v1 import errors_pb2
@@ -99,7 +100,9 @@ async def test_a_method_without_a_row_cannot_be_mounted(pool: Database, kind: Ki
     door = Door([auth], [auth])
 
     with pytest.raises(LookupError):
-        door.add_registered_method_handlers(policy.DATA, {"Forgotten": kind(print)})
+        door.add_registered_method_handlers(
+            policy.DATA, {"Forgotten": kind(print, Empty.FromString)}
+        )
 
 
 @pytest.mark.parametrize("method", PRIVATE)

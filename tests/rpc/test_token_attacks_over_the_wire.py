@@ -396,5 +396,5 @@ async def test_what_no_library_would_send_is_not_served_either(
     assert [case for case, answer in zip(odd, answers, strict=True) if name in answer] == []
 
     assert api.queries[start:] == []
-    codes = {json.loads(line)["code"] for line in api.log.getvalue()[told:].splitlines()}
+    codes = {json.loads(line)["code"] for line in (await api.logged())[told:].splitlines()}
     assert codes <= {"UNAUTHENTICATED"}

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from sixfold.data.v1 import data_pb2 as pb
 
 from service import app
 from service.domain import ids
@@ -80,7 +81,7 @@ async def written_rows(db: Database, me: Caller) -> tuple[int, int, int]:
 async def read(db: Database, me: Caller, key: str) -> tuple[str, int]:
     """Value and revision of a record in the collection c."""
     _, _, json, stamps = await records.get(db, me, "c", key)
-    return json, stamps[0]
+    return json.decode(), pb.Record.FromString(stamps).revision
 
 
 async def test_twenty_writers_of_one_record_lose_no_update(
@@ -335,7 +336,10 @@ async def test_a_page_is_the_state_at_its_revision(
         states.append(state)
     assert len(recorder.pages) > 50
     for page in recorder.pages:
-        found = {key: (json, stamps[0]) for _, key, json, stamps in page.records}
+        found = {
+            key.decode(): (json.decode(), pb.Record.FromString(stamps).revision)
+            for _, key, json, stamps in page.records
+        }
         assert found == states[page.revision]
 
 

@@ -1,0 +1,126 @@
+"""The innermost layer: bytes to a message that keeps the rules in the proto, and back to bytes."""
+
+import math
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+
+import protovalidate
+from buf.validate import validate_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+
+from service.domain import limits
+from service.domain.errors import InvalidArgument, Violation
+from service.rpc.interceptors import Call, Handler
+
+# A pattern that Python's re and RE2, which decides, read alike: a set of characters, so often.
+_SET: Final = re.compile(r"\^(\[(?:[^\]\[\\]|\\x[0-9a-f]{2})+\])(\{\d+,\d+\}|\*)\$")
+Check = Callable[[Any], object]
+
+
+def validate(
+    parse: Callable[[bytes], Message],
+    handle: Callable[[Any, Any], Awaitable[Message | bytes]],
+) -> Handler:
+    """Parse, check the rules in the proto, handle, serialise what is not bytes already. Innermost:
+    strangers' bytes are looked at only after the token (AIP-211).
+    """
+    validator = protovalidate.Validator()
+    checks = quick_checks(parse(b""))
+
+    async def validated(data: bytes, call: Call) -> bytes:
+        call.received = len(data)
+        request = parsed(parse, data)
+        if checks is None or not is_plainly_good(request, checks):
+            found = _violations(validator, request)
+            if found:
+                raise InvalidArgument(*map(_violation, found))
+        answer = await handle(request, call.context)
+        if not isinstance(answer, bytes):
+            answer = answer.SerializeToString()
+        call.sent = len(answer)
+        return answer
+
+    return validated
+
+
+def parsed(parse: Callable[[bytes], Message], data: bytes) -> Message:
+    """The message in `data`. Raises InvalidArgument where grpc itself would answer UNKNOWN."""
+    try:
+        return parse(data)
+    except DecodeError as error:
+        raise InvalidArgument(
+            Violation("", "MALFORMED", "the bytes are not this method's request message")
+        ) from error
+
+
+def quick_checks(message: Message) -> list[tuple[str, Check]] | None:
+    """For messages of texts and numbers, with no rules but sets of characters and bounds: a check
+    for each field, which passes nothing that breaks a rule. None for messages of any other type.
+
+    Ours, beside protovalidate, whose answer is 3 of the 30 µs that a read takes in this process.
+    For what is plainly good; about the rest protovalidate has the say.
+    """
+    descriptor = cast(Descriptor, message.DESCRIPTOR)
+    checks: list[tuple[str, Check]] = []
+    for field in descriptor.fields:
+        check = _quick_check(field)
+        if check is None:
+            return None
+        checks.append((field.name, check))
+    return None if descriptor.GetOptions().HasExtension(cast(Any, validate_pb2.message)) else checks
+
+
+def is_plainly_good(request: Message, checks: list[tuple[str, Check]]) -> bool:
+    """Whether a message passes its quick checks."""
+    for name, check in checks:  # noqa: SIM110 - all() of a generator takes twice as long
+        if not check(getattr(request, name)):
+            return False
+    return True
+
+
+def _quick_check(field: FieldDescriptor) -> Check | None:
+    rules = field.GetOptions().Extensions[cast(Any, validate_pb2.field)]
+    if field.is_repeated or field.has_presence or len(rules.ListFields()) != 1:
+        return None
+    ((_, of_type),) = rules.ListFields()
+    bounds = {rule.name: value for rule, value in of_type.ListFields()}
+    if rules.WhichOneof("type") == "int32" and bounds.keys() == {"gte"}:
+        return cast(Check, bounds["gte"].__le__)
+    if rules.WhichOneof("type") != "string":
+        return None
+    found = _SET.fullmatch(bounds.pop("pattern", r"^[^\x00]*$"))
+    least = bounds.pop("min_len", 0)
+    # A character has four bytes at the most.
+    most = min(bounds.pop("max_len", math.inf), bounds.pop("max_bytes", math.inf) // 4)
+    if not found or bounds or (found[2] == "*") != (most < math.inf):
+        return None
+    times = f"{{{least},{most:.0f}}}" if found[2] == "*" else found[2]
+    return re.compile(found[1] + times).fullmatch
+
+
+def _violations(
+    validator: protovalidate.Validator, request: Message
+) -> list[protovalidate.Violation]:
+    """All that is wrong with a request. Of one with a longer list than any may be, what is found
+    first: a violation costs 20 µs, and a message has room for 300,000.
+    """
+    found = validator.collect_violations(request, fail_fast=True)
+    if not found or any(
+        field.is_repeated and len(value) > limits.BATCH_SIZE_MAX
+        for field, value in request.ListFields()
+    ):
+        return found
+    return validator.collect_violations(request)
+
+
+def _violation(found: protovalidate.Violation) -> Violation:
+    """Which field and which rule; never the value, which protovalidate has too."""
+    elements = found.proto.field.elements if found.proto.field else []
+    path = ".".join(
+        element.field_name + (f"[{element.subscript.value}]" if element.subscript else "")
+        for element in elements
+    )
+    reason = found.proto.rule_id.upper().replace(".", "_")
+    return Violation(path, reason, found.proto.message)

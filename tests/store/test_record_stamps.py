@@ -1,0 +1,82 @@
+"""What Postgres puts on the wire itself is what the generated code would have written."""
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from sixfold.data.v1 import data_pb2 as pb
+
+from service.store.db import Database
+from tests.rpc.wire import connected
+
+# asyncpg sends the very first moment as -infinity.
+FIRST = datetime(1, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
+LAST = datetime.max.replace(tzinfo=UTC)
+EDGES = [
+    FIRST,
+    datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+    datetime(1970, 1, 1, tzinfo=UTC),
+    datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC),
+    datetime(2026, 11, 26, 10, tzinfo=UTC),
+    LAST - timedelta(microseconds=1),
+    LAST,  # which asyncpg sends as infinity
+]
+REVISIONS = [1, 127, 128, 2**14 - 1, 2**14, 2**32, 2**56, 2**63 - 1]
+
+
+def moment() -> datetime:
+    span = (LAST - FIRST) // timedelta(microseconds=1)
+    return (
+        random.choice(EDGES)
+        if random.random() < 0.3
+        else FIRST + timedelta(microseconds=random.randrange(span))
+    )
+
+
+def stamp(time: datetime) -> Timestamp:
+    made = Timestamp()
+    made.FromDatetime(time)
+    return made
+
+
+async def test_stamps_are_the_fields_of_the_message(pool: Database) -> None:
+    random.seed(7)
+    for _ in range(300):
+        revision = random.choice(REVISIONS)
+        created, updated = moment(), moment()
+        expires = moment() if random.random() < 0.5 else None
+        expected = pb.Record(
+            revision=revision,
+            create_time=stamp(created),
+            update_time=stamp(updated),
+            expire_time=stamp(expires) if expires else None,
+        )
+
+        row = await pool.row(
+            "SELECT record_stamps($1, $2, $3, $4)", revision, created, updated, expires
+        )
+
+        assert row is not None
+        assert row[0] == expected.SerializeToString(), (revision, created, updated, expires)
+
+
+async def test_who_restores_a_dump_has_no_search_path(pool: Database, database_url: str) -> None:
+    async with connected(database_url) as connection:
+        schema = await connection.fetchval("SELECT current_schema()")
+        await connection.execute("SET search_path = ''")
+
+        stamps = await connection.fetchval(
+            f"SELECT {schema}.record_stamps(1, pg_catalog.now(), pg_catalog.now(), NULL)"
+        )
+
+    assert pb.Record.FromString(stamps).revision == 1
+
+
+@pytest.mark.parametrize("number", [0, 1, 127, 128, 2**21, 2**63 - 1, -1, -(2**63)])
+async def test_a_varint_is_as_short_as_can_be(pool: Database, number: int) -> None:
+    row = await pool.row("SELECT varint($1::bigint)", number)
+
+    assert row is not None
+    # Field 1 of a Timestamp is an int64, too.
+    assert b"\x08" + row[0] == (Timestamp(seconds=number).SerializeToString() or b"\x08\x00")
