@@ -75,7 +75,7 @@ CALLS: Final = {
         DATA + "GetUserData", "readers", data_pb2.GetUserDataRequest(collection=COLLECTION)
     ),
     "PutRecord": Call(DATA + "PutRecord", "writers", WRITTEN, limit="pgbench put", connections=32),
-    "Login": Call(AUTH + "Login", "names", limit="argon2"),
+    "Login": Call(AUTH + "Login", "names", limit="argon2 ours"),
     "RefreshTokens": Call(AUTH + "RefreshTokens", "sessions"),
 }
 ECHO: Final = Call("/bench.Echo/Echo", "readers")

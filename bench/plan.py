@@ -20,13 +20,17 @@ MOST_OFFERED: Final = 1000
 class Cell:
     """One line of the table: something, under some load. `in_flight` 0 is an open loop."""
 
-    name: str  # of a call, or "echo", "pgbench get", "pgbench put", …, "argon2"
+    name: str  # of a call, or "echo", "pgbench get", …, "argon2 ours", "argon2 reference"
     door: str = ""
     in_flight: int = 0
 
     @property
     def is_call(self) -> bool:
         return self.name in CALLS
+
+    @property
+    def asks_postgres(self) -> bool:
+        return self.is_call or self.name.startswith("pgbench")
 
     @property
     def is_open(self) -> bool:
@@ -49,7 +53,8 @@ def cells(doors: Sequence[str], only: Sequence[str], *, quick: bool) -> list[Cel
             if name.startswith("pgbench")
             and (limit := Cell(name, in_flight=min(in_flight, POOL))) not in found
         ]
-    found += [Cell("argon2")] if any(CALLS[name].limit == "argon2" for name in only) else []
+    if any(CALLS[name].limit == "argon2 ours" for name in only):
+        found += [Cell("argon2 ours"), Cell("argon2 reference")]
     return found + [Cell(name, door) for name in only for door in doors if not quick]
 
 

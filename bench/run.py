@@ -107,7 +107,7 @@ def window(world: World, cell: Cell, seconds: float, expected: float | None) -> 
         p50_ms=_percentile(inside[0], 50),
         p99_ms=_percentile(inside[0], 99),
         cpu_us=cost(server.pid) if server else None,
-        postgres_us=cost(world.postgres_pid) if cell.name not in ("echo", "argon2") else None,
+        postgres_us=cost(world.postgres_pid) if cell.asks_postgres else None,
         statements=None,
         offered=rate if cell.is_open else None,
         complaints=[text for outcome in outcomes for text in outcome.complaints],
@@ -124,8 +124,8 @@ def _knock(world: World, server: Server) -> None:
 
 def begun(world: World, cell: Cell, end: float, rate: float) -> list[Finish]:
     """The load of a cell, and what goes on beside it."""
-    if cell.name == "argon2":
-        return [world.hasher.load(end=end)]
+    if cell.name.startswith("argon2"):
+        return [world.hasher.load(of=cell.name.split()[1], end=end)]
     if cell.name.startswith("pgbench"):
         scripts, variables = statements.scripts(cell.name, world.people)
         program, url = world.bin_dir / "pgbench", world.database_url

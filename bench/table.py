@@ -65,7 +65,7 @@ def _row(found: Rounds, cell: Cell) -> Row:
 
 
 def _load(cell: Cell, offered: float | None) -> str:
-    if cell.name == "argon2":
+    if cell.name.startswith("argon2"):
         return "all cores"
     if cell.name.startswith("pgbench"):
         return f"{cell.in_flight} conn."
