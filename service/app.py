@@ -135,9 +135,8 @@ async def serving(
         measures = _metrics(pool, hashing, keyring)
         if certificate:
             measures.read_certificate(certificate.expires)
-        soon = asyncio.get_running_loop().call_soon
         layers, stream_layers = _layers(
-            settings, keyring, measures, AccessLog(log_stream, settings.log_format, soon)
+            settings, keyring, measures, AccessLog(log_stream, settings.log_format)
         )
         door = make_door(layers, stream_layers)
         auth_pb2_grpc.add_AuthServiceServicer_to_server(

@@ -69,7 +69,30 @@ Layer = Callable[[str, Handler], Handler]
 
 
 def metrics(measures: Metrics, access_log: AccessLog) -> Layer:
-    """Count, time and log every call, refused ones too."""
+    """Count, time and log every call, refused ones too: those that end in one turn of the event
+    loop together, once their answers are on their way.
+    """
+    ended: list[tuple[str, Call, float]] = []
+
+    def tell() -> None:
+        calls = ended.copy()
+        ended.clear()
+        for method, call, seconds in calls:
+            measures.ended(method, call.code.name, seconds, call.received, call.sent)
+        access_log(
+            *[
+                {
+                    "method": method,
+                    "code": call.code.name,
+                    "reason": call.reason,
+                    "duration_ms": int(seconds * 1e6) / 1000,
+                    "request_id": call.request_id,
+                    "user_id": call.caller.ids[0] if call.caller else None,
+                    "peer": call.peer,
+                }
+                for method, call, seconds in calls
+            ]
+        )
 
     def layer(method: str, inner: Handler) -> Handler:
         async def measured(request: Any, call: Call) -> bytes | None:
@@ -82,18 +105,9 @@ def metrics(measures: Metrics, access_log: AccessLog) -> Layer:
                 call.code = StatusCode.CANCELLED
                 raise
             finally:
-                seconds = time.perf_counter() - start
-                code = call.code.name
-                measures.ended(method, code, seconds, call.received, call.sent)
-                access_log(
-                    method=method,
-                    code=code,
-                    reason=call.reason,
-                    seconds=seconds,
-                    request_id=call.request_id,
-                    user_id=call.caller.ids[0] if call.caller else None,
-                    peer=call.peer,
-                )
+                if not ended:
+                    asyncio.get_running_loop().call_soon(tell)
+                ended.append((method, call, time.perf_counter() - start))
 
         return measured
 
