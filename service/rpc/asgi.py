@@ -10,7 +10,7 @@ import math
 import re
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from grpc import StatusCode
 
@@ -38,6 +38,7 @@ class Adapter(Mount):
         self._open: dict[Context, asyncio.Task[Any]] = {}
         self._streams: set[Context] = set()  # of those, the ones that end only with the server
         self._draining = False
+        self._idle: asyncio.Event | None = None
         self.most: float = math.inf  # calls at once
         # Whole and raw: "/a%2Fb", "//a/b" and "xa/b" are no method's path.
         self._paths: dict[bytes, Method] = {}
@@ -60,15 +61,16 @@ class Adapter(Mount):
             )
         if scope["method"] != "POST":
             return await _plain(send, 405, (b"allow", b"POST"))
-        self._open[context] = _this_task()
+        self._open[context] = cast(asyncio.Task[Any], asyncio.current_task())
         try:
-            with self.in_flight:
-                await context.finish(await self._answer(context, path))
+            await context.finish(await self._answer(context, path))
         except (asyncio.CancelledError, OSError):
             pass  # nobody is left to tell
         finally:
             del self._open[context]
             self._streams.discard(context)
+            if self._idle and not self._open:
+                self._idle.set()
         return None
 
     async def _answer(self, context: Context, path: bytes) -> bytes | None:
@@ -104,6 +106,12 @@ class Adapter(Mount):
         """End all calls: nobody waits for them any longer."""
         self._cancel(self._open)
 
+    async def ended(self) -> None:
+        """Wait until the last handler has ended."""
+        self._idle = asyncio.Event()
+        if self._open:
+            await self._idle.wait()
+
     def _cancel(self, contexts: Iterable[Context]) -> None:
         for context in contexts:
             context.end(*_DRAINING)
@@ -129,12 +137,6 @@ class Adapter(Mount):
             task.cancel()
         elif context.ended and await context.gone():
             task.cancel()
-
-
-def _this_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    assert task is not None, "a server runs each call in a task of its own"
-    return task
 
 
 async def _plain(send: Send, status: int, header: tuple[bytes, bytes]) -> None:

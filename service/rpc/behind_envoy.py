@@ -106,15 +106,15 @@ class EnvoyDoor(Adapter):
             self.cancel()
         hurrying.cancel()
         ending.cancel()
-        await self.in_flight.ended()
+        await self.ended()
 
     async def _ended(self) -> None:
         """Wait until Envoy has no call left: after the last handler, its answer is to be sent."""
-        await self.in_flight.ended()
+        await self.ended()
         with suppress(OSError, HTTPException, ValueError):
             while int((await self._ask("GET", f"/stats?filter={ACTIVE_CALLS}")).split()[-1]):
                 await asyncio.sleep(POLL_SECONDS)
-                await self.in_flight.ended()
+                await self.ended()
 
     async def _ask(self, method: str, path: str) -> bytes:
         return await asyncio.to_thread(_admin, self._admin, method, path)

@@ -60,28 +60,6 @@ class Method:
         )
 
 
-class InFlight:
-    """How many calls run; `with` it around each."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._idle: asyncio.Event | None = None
-
-    def __enter__(self) -> None:
-        self._count += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._count -= 1
-        if not self._count and self._idle:
-            self._idle.set()
-
-    async def ended(self) -> None:
-        """Wait until the last handler has ended."""
-        self._idle = asyncio.Event()
-        if self._count:
-            await self._idle.wait()
-
-
 class Mount:
     """Collects services as a server would. `methods` has each by `package.Service/Method`;
     `unknown` answers any other, so that those are counted too, under one name.
@@ -97,7 +75,6 @@ class Mount:
             response_streaming=False,
             stack=_wrapped(policy.UNKNOWN, layers, _refuse_unknown),
         )
-        self.in_flight = InFlight()
 
     def serving(
         self, address: str, transport: Transport, *, grace: float, hurry: asyncio.Event

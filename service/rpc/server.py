@@ -53,6 +53,7 @@ class Door(Mount):
         super().__init__(layers, stream_layers)
         self._stopping = asyncio.Event()
         self._renewed: deque[Any] = deque(maxlen=1)
+        self._in_flight = _InFlight()
 
     @asynccontextmanager
     async def serving(
@@ -102,7 +103,7 @@ class Door(Mount):
             await stopping
             # stop() returns while handlers it has cut off still run (grpc issue 37239), and what
             # they use is about to be closed.
-            await self.in_flight.ended()
+            await self._in_flight.ended()
 
     def _credentials(self, pair: Pair) -> grpc.ServerCredentials:
         def renewed() -> Any:
@@ -119,7 +120,7 @@ class Door(Mount):
 
     def _handler(self, method: Method) -> MethodHandler:
         async def behaviour(request: Any, context: Any) -> bytes | None:
-            with self.in_flight:
+            with self._in_flight:
                 authorization, request_id = _asked(context.invocation_metadata() or ())
                 return await method.run(request, context, authorization, request_id)
 
@@ -140,6 +141,28 @@ class Door(Mount):
         # Bytes in, bytes out: parsing belongs inside the layers, after the token.
         make = _KINDS[method.request_streaming, method.response_streaming]
         return cast(MethodHandler, make(stream if method.response_streaming else behaviour))
+
+
+class _InFlight:
+    """How many calls run; `with` it around each."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._idle: asyncio.Event | None = None
+
+    def __enter__(self) -> None:
+        self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count and self._idle:
+            self._idle.set()
+
+    async def ended(self) -> None:
+        """Wait until the last handler has ended."""
+        self._idle = asyncio.Event()
+        if self._count:
+            await self._idle.wait()
 
 
 def _asked(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[list[str], str | None]:

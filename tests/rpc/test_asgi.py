@@ -409,7 +409,7 @@ async def test_a_server_that_stops_says_so(call: Caller) -> None:
     call.adapter.cancel()
 
     assert (await calling).status == b"14"
-    await asyncio.wait_for(call.adapter.in_flight.ended(), 1)
+    await asyncio.wait_for(call.adapter.ended(), 1)
 
 
 # Compression and size
