@@ -76,11 +76,15 @@ def record(value: Record) -> bytes:
     times take three times as long as its bytes.
     """
     collection, key, json, stamps = value
-    message = b"\x0a%b%b\x12%b%b\x1a%b%b%b" % (
-        *(_varint[len(collection)], collection, _varint[len(key)], key),
-        *(_varint[len(json)], json, stamps),
-    )
-    return b"\x0a%b%b" % (_varint[len(message)], message)
+    # fmt: off
+    message = b"".join((
+        b"\x0a", _varint[len(collection)], collection,
+        b"\x12", _varint[len(key)], key,
+        b"\x1a", _varint[len(json)], json,
+        stamps,
+    ))
+    # fmt: on
+    return b"\x0a" + _varint[len(message)] + message
 
 
 def page(value: Page, rest: data_pb2.GetUserDataResponse | data_pb2.ListRecordsResponse) -> bytes:

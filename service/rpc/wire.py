@@ -1,12 +1,9 @@
 """gRPC on the wire (PROTOCOL-HTTP2.md) as events of ASGI: a call's messages, metadata and end."""
 
 import asyncio
-import binascii
-import re
 import time
 import zlib
-from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, Final, NoReturn, TypeAlias
@@ -15,18 +12,16 @@ from urllib.parse import quote
 from grpc import StatusCode
 
 from service.domain import limits
+from service.rpc import headers
+from service.rpc.headers import Headers, Metadata
 
 Scope: TypeAlias = dict[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
-Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
-Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 # For the message to arrive, where the caller has set no deadline.
 READ_SECONDS: Final = 30.0
 
-_TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
-_UNIT: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 # Of HTTP and gRPC, not of the caller: no metadata.
 _PROTOCOL: Final = frozenset(
     {b"te", b"content-type", b"content-length", b"host", b"x-forwarded-proto"}
@@ -73,7 +68,7 @@ class Context:
         self.content_type = named.get(b"content-type", b"")
         timeout = named.get(b"grpc-timeout")
         self.started = now = time.monotonic()
-        self._deadline = now + _seconds(timeout) if timeout else None
+        self._deadline = now + headers.seconds(timeout) if timeout else None
         # Until the message is here; after that, the caller's deadline and the layers count.
         self.give_up_at: float | None = self._deadline or now + READ_SECONDS
 
@@ -84,7 +79,7 @@ class Context:
             entry
             for name, value in self._headers
             if name not in _PROTOCOL
-            for entry in _metadata(name, value)
+            for entry in headers.metadata(name, value)
         ]
 
     def asked(self) -> tuple[list[str], str | None]:
@@ -127,10 +122,10 @@ class Context:
         self._details = details
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
-        self._trailing = _encoded(metadata)
+        self._trailing = headers.encoded(metadata)
 
     async def send_initial_metadata(self, metadata: Metadata) -> None:
-        self._initial = [*self._initial, *_encoded(metadata)]
+        self._initial = [*self._initial, *headers.encoded(metadata)]
 
     async def abort(self, code: StatusCode, details: str = "", trailing: Metadata = ()) -> NoReturn:
         self.refuse(code, details, trailing)
@@ -144,7 +139,7 @@ class Context:
         """Choose the status that `finish` will send."""
         self._status, self._details = code, details
         if trailing:
-            self._trailing = _encoded(trailing)
+            self._trailing = headers.encoded(trailing)
 
     # Messages in
 
@@ -246,8 +241,8 @@ class Context:
         send, ok = self._send, self._status is _OK
         if not self._begun:
             if not ok:
-                headers = [*_HEADERS, *self._initial, *self._closing()]  # "Trailers-Only"
-                await send({"type": _START, "status": 200, "headers": headers})
+                only = [*_HEADERS, *self._initial, *self._closing()]  # "Trailers-Only"
+                await send({"type": _START, "status": 200, "headers": only})
                 await send(_answer(None, more=False))
                 return
             await send(self._start() if self._initial else _STARTED)
@@ -262,38 +257,12 @@ class Context:
         return _STARTED | {"headers": [*_HEADERS, *self._initial]}
 
     def _closing(self) -> Headers:
-        headers = [(b"grpc-status", b"%d" % self._status.value[0]), *self._trailing]
+        closing = [(b"grpc-status", b"%d" % self._status.value[0]), *self._trailing]
         if self._details:
-            headers.append((b"grpc-message", quote(self._details, safe=_UNESCAPED).encode()))
-        return headers
+            closing.append((b"grpc-message", quote(self._details, safe=_UNESCAPED).encode()))
+        return closing
 
 
 def _answer(message: bytes | None, *, more: bool) -> dict[str, Any]:
     framed = b"" if message is None else b"\0" + len(message).to_bytes(4, "big") + message
     return {"type": "http.response.body", "body": framed, "more_body": more}
-
-
-def _seconds(timeout: bytes) -> float:
-    """What grpc-timeout says. A malformed one counts as none, as in gRPC's own servers."""
-    match = _TIMEOUT.fullmatch(timeout)
-    return int(match[1]) * _UNIT[match[2]] if match else float("inf")
-
-
-def _metadata(name: bytes, value: bytes) -> list[tuple[str, str | bytes]]:
-    if not name.endswith(b"-bin"):
-        return [(name.decode("latin-1"), value.decode("latin-1"))]
-    found: list[tuple[str, str | bytes]] = []
-    for each in value.split(b","):  # a proxy may have joined several
-        with suppress(binascii.Error):
-            found.append((name.decode("latin-1"), b64decode(each.strip() + b"==")))
-    return found
-
-
-def _encoded(metadata: Metadata) -> Headers:
-    return [
-        (
-            key.lower().encode(),
-            b64encode(value).rstrip(b"=") if isinstance(value, bytes) else value.encode(),
-        )
-        for key, value in metadata
-    ]
