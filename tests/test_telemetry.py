@@ -210,6 +210,14 @@ def test_an_access_line_has_exactly_its_fields() -> None:
     assert line == CALL | {"event": "call", "severity": "INFO"}
 
 
+def test_calls_that_end_together_have_a_line_each() -> None:
+    stream = io.StringIO()
+
+    logs.AccessLog(stream, "json")(CALL, CALL | {"request_id": "r-2"}, CALL)
+
+    assert [line["request_id"] for line in written(stream)] == ["r-1", "r-2", "r-1"]
+
+
 def test_our_own_failures_are_errors_and_the_callers_are_not() -> None:
     stream = io.StringIO()
     access = logs.AccessLog(stream, "json")
@@ -270,17 +278,19 @@ def test_a_reader_that_stops_stops_nobody_and_hears_what_was_dropped() -> None:
         assert reader.readline() == "after\n"
 
 
-def test_a_gap_is_told_in_the_format_of_the_log() -> None:
+@pytest.mark.parametrize("together", [1, 3])
+def test_a_gap_is_told_in_the_format_of_the_log(together: int) -> None:
     with pipe() as (reader, stream):
         access = logs.AccessLog(stream, "json")
-        count, _ = filled(reader, lambda: access(CALL | {"peer": "p" * LONG}))
+        calls_of_a_turn = [CALL | {"peer": "p" * LONG}] * together
+        turns, _ = filled(reader, lambda: access(*calls_of_a_turn))
 
         calls = 0
         while (found := json.loads(reader.readline()))["event"] == "call":
             calls += 1
 
         assert (found["event"], found["severity"]) == ("log_lines_dropped", "WARNING")
-        assert found["dropped"] == count - calls > 0
+        assert found["dropped"] == turns * together - calls > 0
 
 
 def test_a_reader_who_left_and_comes_back_hears_what_was_dropped(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from nacl.bindings import (
     crypto_pwhash_alg,
     crypto_pwhash_ALG_ARGON2ID13,
     crypto_pwhash_str_verify,
-    crypto_pwhash_STRBYTES,
 )
 from nacl.exceptions import CryptoError
 
@@ -156,8 +155,8 @@ def verify_password(encoded: str, password: str) -> bool:
     """Whether the password is the stored one. Costs what `encoded` says, without the GIL.
 
     False, at once and without allocating, for a stored hash that is not argon2id, asks for more
-    than the limits above or is longer than libsodium reads, and for a password longer than any we
-    took.
+    than the limits above or has more than the 127 characters that libsodium reads, and for a
+    password longer than any we took.
     """
     if _cost(encoded) is None or len(password) > MAX_RAW:
         return False
@@ -190,7 +189,7 @@ def _phc(policy: PasswordPolicy, salt: bytes, digest: bytes) -> str:
 def _cost(encoded: str) -> tuple[int, int, int] | None:
     """(KiB, passes, lanes) of a stored hash; None if it is not one we are willing to compute."""
     match = _PHC.fullmatch(encoded)
-    if match is None or len(encoded) >= crypto_pwhash_STRBYTES:
+    if match is None:
         return None
     memory, time, lanes = (int(number) for number in match.groups())
     if memory > _MAX_MEMORY_KIB or time > _MAX_TIME_COST or lanes > _MAX_PARALLELISM:

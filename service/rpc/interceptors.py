@@ -77,8 +77,6 @@ def metrics(measures: Metrics, access_log: AccessLog) -> Layer:
     def tell() -> None:
         calls = ended.copy()
         ended.clear()
-        for method, call, seconds in calls:
-            measures.ended(method, call.code.name, seconds, call.received, call.sent)
         access_log(
             *[
                 {
@@ -93,6 +91,8 @@ def metrics(measures: Metrics, access_log: AccessLog) -> Layer:
                 for method, call, seconds in calls
             ]
         )
+        for method, call, seconds in calls:
+            measures.ended(method, call.code.name, seconds, call.received, call.sent)
 
     def layer(method: str, inner: Handler) -> Handler:
         async def measured(request: Any, call: Call) -> bytes | None:

@@ -15,7 +15,9 @@ from service.domain.errors import InvalidArgument, Violation
 from service.rpc.interceptors import Call, Handler
 
 # A pattern that Python's re and RE2, which decides, read alike: a set of characters, so often.
-_SET: Final = re.compile(r"\^(\[(?:[^\]\[\\]|\\x[0-9a-f]{2})+\])(\{\d+,\d+\}|\*)\$")
+_SET: Final = re.compile(
+    r"\^(\[\^?(?!.*--)(?:[A-Za-z0-9._:/-]|\\x[0-9a-f]{2})+\])(\{\d+,\d+\}|\*)\$"
+)
 Check = Callable[[Any], object]
 
 
@@ -94,10 +96,14 @@ def _quick_check(field: FieldDescriptor) -> Check | None:
     least = bounds.pop("min_len", 0)
     # A character has four bytes at the most.
     most = min(bounds.pop("max_len", math.inf), bounds.pop("max_bytes", math.inf) // 4)
-    if not found or bounds or (found[2] == "*") != (most < math.inf):
+    if not found or bounds:
         return None
-    times = f"{{{least},{most:.0f}}}" if found[2] == "*" else found[2]
-    return re.compile(found[1] + times).fullmatch
+    characters, times = found.groups()
+    if times == "*" and least <= most < math.inf:
+        times = f"{{{least},{most:.0f}}}"
+    elif times == "*" or least or most < math.inf:
+        return None
+    return re.compile(characters + times).fullmatch
 
 
 def _violations(

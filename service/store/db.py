@@ -158,7 +158,7 @@ class Database:
             await connection.execute("SELECT 1", timeout=RELEASE_SECONDS)
         except Exception as error:
             # The server has gone or is silent. Or the cancel, which goes another way, came
-            # before its statement and was lost: statement_timeout will end that.
+            # before its statement and was lost: Postgres will see that nobody waits for it.
             connection.terminate()
             self._forget(error)
         finally:
@@ -218,6 +218,8 @@ async def connected(
         # The backstop behind the call's own deadline, for statements whose cancel got lost.
         settings["statement_timeout"] = str(int(statement_timeout.total_seconds() * 1000))
         settings["idle_in_transaction_session_timeout"] = "10000"
+        # How often Postgres looks, while a statement runs, whether this end has gone.
+        settings["client_connection_check_interval"] = "1000"
 
     async def connect() -> Connection:
         made: Connection = await asyncpg.connect(

@@ -57,14 +57,15 @@ class Writer:
         self._torn = False
 
     def put(self, line: bytes) -> None:
-        """Queue a line, or drop it when too much waits. Never waits for the reader, never raises.
+        """Queue a line, or several in one, or drop them when too much waits. Never waits for the
+        reader, never raises.
 
         The newest is dropped: how the trouble began stays, the gap is in one place, and the line
         that tells of it stands exactly there.
         """
         with self._lock:
             if self._size >= BOUND:
-                self._dropped += 1
+                self._dropped += line.count(b"\n")
                 return
             self._size += len(line)
             self._lines.append(line)
@@ -132,7 +133,7 @@ class Writer:
             self._lost, self._torn = 0, False
         except Exception:  # a thread that ends would take every later line with it
             # What the reader left in the pipe is gone too, so no count could be exact.
-            self._lost += len(lines) + dropped
+            self._lost += sum(line.count(b"\n") for line in lines) + dropped
             if done:
                 self._torn = whole[done - 1 : done] != b"\n"
         finally:

@@ -9,7 +9,7 @@ import gc
 import gzip
 import zlib
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,6 +161,7 @@ class Caller:
         method: str,
         *body: bytes,
         headers: dict[str, bytes] | None = None,
+        again: Sequence[tuple[str, bytes]] = (),
         path: bytes | None = None,
         verb: str = "POST",
         leave_after: float | None = None,
@@ -190,7 +191,7 @@ class Caller:
             "method": verb,
             "raw_path": (path or f"/test.Service/{method}".encode()).partition(b"?")[0],
             "query_string": (path or b"").partition(b"?")[2],
-            "headers": [(name.encode(), value) for name, value in given.items()],
+            "headers": [(name.encode(), value) for name, value in (*given.items(), *again)],
             "client": ("192.0.2.1", 4711),
         }
         await asyncio.wait_for(self.adapter(scope, receive, send), 10)
@@ -320,10 +321,23 @@ async def test_joined_binary_metadata_is_taken_apart(call: Caller) -> None:
     assert eval(answer.texts[0]) == [("x-bin", b"\1"), ("x-bin", b"\2"), ("x-bin", b"\3")]
 
 
-async def test_metadata_beyond_the_limit_is_refused(call: Caller) -> None:
-    answer = await call("Echo", framed(""), headers={"x": b"x" * limits.METADATA_BYTES})
+@pytest.mark.parametrize("beyond", [0, 1])
+@pytest.mark.parametrize("kind", ["a long value", "a long name", "many values of one name"])
+async def test_metadata_up_to_the_limit_is_taken(call: Caller, kind: str, beyond: int) -> None:
+    rest = limits.METADATA_BYTES + beyond
+    rest -= sum(len(each) for each in ("content-type", "application/grpc", "te", "trailers")) + 64
+    again: list[tuple[str, bytes]] = []
+    if kind == "many values of one name":
+        again = [("x", b"y" * 67)] * 50
+        rest -= 50 * 100
+    value = b"z" * (rest - 32 - 1)
 
-    assert answer.status == b"8"
+    if kind == "a long name":
+        answer = await call("Echo", framed(""), headers={value.decode(): b"z"})
+    else:
+        answer = await call("Echo", framed(""), headers={"z": value}, again=again)
+
+    assert answer.status == (b"8" if beyond else b"0")
 
 
 # How a call ends

@@ -86,6 +86,23 @@ async def test_who_is_cancelled_by_both_is_cancelled(layer: Layer) -> None:
         await task
 
 
+async def test_who_takes_time_to_clean_up_is_cancelled_once(layer: Layer) -> None:
+    async def slow() -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            await asyncio.sleep(0.1)  # while others' deadlines are looked at
+            cleaned.append(True)
+
+    cleaned: list[bool] = []
+    others = [asyncio.ensure_future(bounded(layer, 0.02 * n, 30)) for n in range(2, 6)]
+    with pytest.raises(DeadlineExceeded):
+        await within(layer, 0.02, slow)
+
+    assert cleaned == [True]
+    await asyncio.gather(*others, return_exceptions=True)
+
+
 async def test_an_error_of_the_call_itself_is_not_hidden(layer: Layer) -> None:
     async def failing() -> None:
         try:
