@@ -19,7 +19,8 @@ from service.domain.errors import DatabaseUnavailable, DeadlineExceeded, NotRead
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
-# A full statement of largest values is 16 MiB; and beyond some fifty, sharing saves nothing more.
+# A full statement of largest values is 16 MiB (of pages and batches 32, see records._LARGE); and
+# beyond some fifty, sharing saves nothing more.
 WIDTH: Final = 64
 # Statements at once: one, so that questions meet, and up to this many once the newest has taken
 # PATIENCE_SECONDS, so that a connection that was lost, or a large answer, holds up nobody else's.
