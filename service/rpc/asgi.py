@@ -9,14 +9,14 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Final, cast
 
 from grpc import StatusCode
 
 from service.rpc.interceptors import Layer
 from service.rpc.mount import Method, MethodHandler, Mount
-from service.rpc.wire import Aborted, Context, Disconnected, Receive, Scope, Send
+from service.rpc.wire import Aborted, Context, Receive, Scope, Send
 
 log = logging.getLogger("sixfold.rpc")
 
@@ -26,6 +26,7 @@ ABORTS: Final = (Aborted,)
 LOOK_SECONDS: Final = 0.2
 
 _DRAINING: Final = StatusCode.UNAVAILABLE, "this process is draining"
+_FULL: Final = StatusCode.RESOURCE_EXHAUSTED, "this process has calls enough"
 _GRPC: Final = re.compile(rb"application/grpc(\+proto)?\s*(;.*)?")
 
 
@@ -50,20 +51,45 @@ class Adapter(Mount):
         super().add_registered_method_handlers(service, handlers)
         self._paths = {f"/{name}".encode(): method for name, method in self.methods.items()}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Answer one call."""
         context = Context(scope, receive, send)
         path = b"" if scope["query_string"] else scope["raw_path"]
         kind = context.content_type
         if kind != b"application/grpc" and not _GRPC.fullmatch(kind):
-            return await _plain(
-                send, 415 if path in self._paths else 404, (b"accept", b"application/grpc")
-            )
+            status = 415 if path in self._paths else 404
+            return _plain(send, status, (b"accept", b"application/grpc"))
         if scope["method"] != "POST":
-            return await _plain(send, 405, (b"allow", b"POST"))
+            return _plain(send, 405, (b"allow", b"POST"))
+        return self._serve(context, path)
+
+    async def _serve(self, context: Context, path: bytes) -> None:
         self._open[context] = cast(asyncio.Task[Any], asyncio.current_task())
+        answer = None
         try:
-            await context.finish(await self._answer(context, path))
+            try:
+                if len(self._open) > self.most:
+                    context.refuse(*_FULL)
+                method = self._paths.get(path, self.unknown)
+                if method.response_streaming:
+                    self._streams.add(context)
+                    if self._draining:
+                        context.refuse(*_DRAINING)
+                request: Any = b""
+                if method.request_streaming:
+                    request = context.messages()
+                elif method is not self.unknown:  # which is not to wait for anything
+                    request = await context.message()
+                answer = await method.run(request, context, *context.asked())
+            except Aborted:
+                pass
+            except asyncio.CancelledError:
+                if context.code() is StatusCode.OK:
+                    raise  # the caller has gone
+            except Exception:
+                log.exception("a call failed outside its layers")
+                context.end(StatusCode.INTERNAL, "internal error")
+            await context.finish(answer)
         except (asyncio.CancelledError, OSError):
             pass  # nobody is left to tell
         finally:
@@ -71,31 +97,6 @@ class Adapter(Mount):
             self._streams.discard(context)
             if self._idle and not self._open:
                 self._idle.set()
-        return None
-
-    async def _answer(self, context: Context, path: bytes) -> bytes | None:
-        try:
-            if len(self._open) > self.most:
-                context.refuse(StatusCode.RESOURCE_EXHAUSTED, "this process has calls enough")
-            method = self._paths.get(path)
-            if method is None:
-                return await self.unknown.run(b"", context, *context.asked())
-            if method.response_streaming:
-                self._streams.add(context)
-                if self._draining:
-                    context.refuse(*_DRAINING)
-            streaming = method.request_streaming
-            request = context.messages() if streaming else await context.message()
-            return await method.run(request, context, *context.asked())
-        except Aborted:
-            pass
-        except asyncio.CancelledError:
-            if context.code() is StatusCode.OK:
-                raise Disconnected from None
-        except Exception:
-            log.exception("a call failed outside its layers")
-            context.end(StatusCode.INTERNAL, "internal error")
-        return None
 
     def drain(self) -> None:
         """End streams, and take no more: they outlast any grace, and go on elsewhere."""
