@@ -90,7 +90,8 @@ def logged(api: Api) -> list[dict[str, Any]]:
 @asynccontextmanager
 async def counting(api: Api) -> AsyncIterator[Counter[str]]:
     """How often each rpc arrived at the server meanwhile; filled at the end."""
+    await asyncio.sleep(0.05)  # a call is logged after its answer
     before, counts = len(logged(api)), Counter[str]()
     yield counts
-    await asyncio.sleep(0.05)  # a refused call is logged after its answer
+    await asyncio.sleep(0.05)
     counts.update(event["method"].rpartition("/")[2] for event in logged(api)[before:])

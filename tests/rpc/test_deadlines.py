@@ -132,7 +132,7 @@ async def test_the_server_bounds_a_call_that_brings_no_deadline_or_a_long_one(
 
 
 async def test_a_deadline_too_short_to_answer_in_runs_no_statement(api: Api, ann: Person) -> None:
-    told = len(api.log.getvalue())
+    told = len(await api.logged())
 
     for _ in range(20):
         call = get(api, ann, timeout=0.015)

@@ -387,7 +387,7 @@ async def test_raw_frames_of_a_good_token_are_served(api: Api, forger: Forger) -
 async def test_what_no_library_would_send_is_not_served_either(
     api: Api, forger: Forger, method: str
 ) -> None:
-    start, told = len(api.queries), len(api.log.getvalue())
+    start, told = len(api.queries), len(await api.logged())
 
     odd = odd_entries(forger.token())
     answers = await asyncio.gather(*(sent_raw(api, f"/{method}", each) for each in odd.values()))
