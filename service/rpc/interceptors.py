@@ -4,7 +4,7 @@ A layer takes the method's name and what it surrounds, and returns the two as on
 method is built once, so what a method is allowed costs nothing per call. Layers know a Call, not a
 server: any door that can make one can use them. Metrics is outermost, so it counts refusals too.
 Errors is next and alone turns exceptions into statuses; the others raise domain errors like
-everybody else.
+everybody else. Deadline and Validate have files of their own: deadlines.py, validation.py.
 """
 
 import asyncio
