@@ -10,8 +10,7 @@ from service.store import record_writes, records
 
 # What GetRecord asks, for one caller. The service's own statement answers several at once.
 GET: Final = """
-    SELECT r.collection, r.key, r.json::text AS json, r.revision, r.create_time, r.update_time,
-           r.expire_time
+    SELECT r.message
       FROM live_sessions s
       LEFT JOIN records r
         ON r.user_id = s.user_id AND r.collection = $3 AND r.key = $4
@@ -30,8 +29,13 @@ STATEMENTS: Final[dict[str, tuple[str, str, Given]]] = {
         records.BATCH_GET,
         "readers",
         (
-            ("\x1f".join([calls.BATCH] * calls.BATCH_SIZE), "text"),
+            (calls.BATCH, "text"),
             ("\x1f".join(map(calls.key, range(calls.BATCH_SIZE))), "text"),
+            (
+                "\x1e".join(f"{calls.BATCH}\x1f{calls.key(n)}" for n in range(calls.BATCH_SIZE)),
+                "text",
+            ),
+            (str(limits.PAGE_BYTES // calls.BATCH_SIZE), "text"),
             (str(limits.PAGE_BYTES), "text"),
         ),
     ),

@@ -33,7 +33,6 @@ class User(NamedTuple):
     update_time: datetime
 
 
-# One value a user keeps, as it is sent: collection, key, Postgres' canonical text of the value, and
-# its stamps, which are revision and times as fields of a Record message. A tuple of bytes, because
-# an object and its datetimes cost a read more than everything else about a record.
-Record: TypeAlias = tuple[bytes, bytes, bytes, bytes]
+# One value a user keeps, as it is sent: a sixfold.data.v1.Record in the Protocol Buffers encoding,
+# because an object and its datetimes cost a read more than everything else about a record.
+Record: TypeAlias = bytes

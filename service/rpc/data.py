@@ -39,7 +39,7 @@ class DataService(data_pb2_grpc.DataServiceServicer):
 
     async def BatchGetRecords(self, request: pb.BatchGetRecordsRequest, _: Any = None) -> bytes:  # type: ignore[override]
         names = list(map(_NAME, request.names))
-        return convert.batch(await records.batch_get(self._db, caller.get(), names))
+        return convert.batch(names, await records.batch_get(self._db, caller.get(), names))
 
     async def PutRecord(self, request: pb.PutRecordRequest, _: Any = None) -> pb.PutRecordResponse:
         if len(request.json) <= CHECKED_AT_ONCE:
@@ -86,6 +86,5 @@ class DataService(data_pb2_grpc.DataServiceServicer):
         page = await records.page(self._db, me, request.collection, after, size)
         if not page.more:
             return page, ""
-        collection, key, *_ = page.records[-1]
-        last = collection.decode(), key.decode()
+        last = _NAME(pb.Record.FromString(page.records[-1]))
         return page, paging.seal(self._page_key, me, query, last)

@@ -80,8 +80,8 @@ async def written_rows(db: Database, me: Caller) -> tuple[int, int, int]:
 
 async def read(db: Database, me: Caller, key: str) -> tuple[str, int]:
     """Value and revision of a record in the collection c."""
-    _, _, json, stamps = await records.get(db, me, "c", key)
-    return json.decode(), pb.Record.FromString(stamps).revision
+    record = pb.Record.FromString(await records.get(db, me, "c", key))
+    return record.json, record.revision
 
 
 async def test_twenty_writers_of_one_record_lose_no_update(
@@ -337,8 +337,8 @@ async def test_a_page_is_the_state_at_its_revision(
     assert len(recorder.pages) > 50
     for page in recorder.pages:
         found = {
-            key.decode(): (json.decode(), pb.Record.FromString(stamps).revision)
-            for _, key, json, stamps in page.records
+            record.key: (record.json, record.revision)
+            for record in map(pb.Record.FromString, page.records)
         }
         assert found == states[page.revision]
 

@@ -30,7 +30,10 @@ def constants() -> dict[str, str]:
         f"{module.__name__.removeprefix('service.store.')}.{name}": value
         for module in modules()
         for name, value in vars(module).items()
-        if name.isupper() and isinstance(value, str) and value.lstrip().startswith(STATEMENTS)
+        if name.isupper()
+        and isinstance(value, str)
+        and value.lstrip().startswith(STATEMENTS)
+        and not name.startswith("_")  # a part of others
     }
 
 
@@ -129,7 +132,7 @@ async def full(connection: asyncpg.Connection) -> tuple[UUID, UUID]:
     ("name", "arguments"),
     [
         ("records.GET", ("c1", "k1")),
-        ("records.BATCH_GET", ("c1\x1fc0", "k1\x1fk2", 2**20)),
+        ("records.BATCH_GET", ("c1\x1fc0", "k1\x1ek2", "c1\x1fk1\x1ec0\x1fk2", 2**19, 2**20)),
         ("records.PAGE", ("\x01", "\x01", "~", 51, 2**20)),
         ("records.PAGE", ("c1", "\x01", "c1", 51, 2**20)),
         ("record_writes.PUT", (REQUEST_ID, "", "c1", "k1", "1", IN_A_DAY, 10_000, False)),

@@ -1,5 +1,6 @@
 """What Postgres puts on the wire itself is what the generated code would have written."""
 
+import json
 import random
 from datetime import UTC, datetime, timedelta
 
@@ -39,13 +40,22 @@ def stamp(time: datetime) -> Timestamp:
     return made
 
 
-async def test_stamps_are_the_fields_of_the_message(pool: Database) -> None:
+def text(length: int) -> str:
+    return "".join(random.choice("aé€😀") for _ in range(length))
+
+
+async def test_a_record_is_kept_as_its_message(pool: Database) -> None:
     random.seed(7)
     for _ in range(300):
+        collection, key = text(random.randint(1, 128)), text(random.randint(1, 128))
+        value = json.dumps(text(random.choice([0, 1, 40, 126, 128, 16_384, 65_536])))
         revision = random.choice(REVISIONS)
         created, updated = moment(), moment()
         expires = moment() if random.random() < 0.5 else None
         expected = pb.Record(
+            collection=collection,
+            key=key,
+            json=json.dumps(json.loads(value), ensure_ascii=False),
             revision=revision,
             create_time=stamp(created),
             update_time=stamp(updated),
@@ -53,11 +63,18 @@ async def test_stamps_are_the_fields_of_the_message(pool: Database) -> None:
         )
 
         row = await pool.row(
-            "SELECT record_stamps($1, $2, $3, $4)", revision, created, updated, expires
+            "SELECT record_message($1, $2, $3, $4, $5, $6, $7)",
+            collection,
+            key,
+            value,
+            revision,
+            created,
+            updated,
+            expires,
         )
 
         assert row is not None
-        assert row[0] == expected.SerializeToString(), (revision, created, updated, expires)
+        assert row[0] == expected.SerializeToString(), expected
 
 
 async def test_who_restores_a_dump_or_renames_the_schema_computes_them_too(
@@ -71,7 +88,9 @@ async def test_who_restores_a_dump_or_renames_the_schema_computes_them_too(
         await connection.execute(f"ALTER SCHEMA {schema} RENAME TO other")
         await connection.execute("SET LOCAL search_path = ''")
 
-        stamps = await connection.fetchval("SELECT other.record_stamps(1, now(), now(), NULL)")
+        message = await connection.fetchval(
+            "SELECT other.record_message('c', 'k', '[]', 1, now(), now(), NULL)"
+        )
         await transaction.rollback()
 
-    assert pb.Record.FromString(stamps).revision == 1
+    assert pb.Record.FromString(message).json == "[]"
