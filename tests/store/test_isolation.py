@@ -274,6 +274,7 @@ async def test_a_session_opens_no_other_users_rows(
 
     for call in (
         records.get(pool, chimera, "c", "k"),
+        records.batch_get(pool, chimera, [("c", "k")]),
         records.page(pool, chimera, "", ("", ""), 10),
         records.page(pool, chimera, "c", ("c", ""), 10),
         record_writes.put(pool, chimera, Write("c", "k", "2"), request),
