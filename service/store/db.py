@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, cast
 
 import asyncpg
@@ -16,7 +17,7 @@ from asyncpg.connect_utils import SessionAttribute
 
 from service.domain.errors import DatabaseUnavailable, DeadlineExceeded, NotReady
 from service.store import coalesce
-from service.store.coalesce import Coalesced
+from service.store.coalesce import Answer, Coalesced, Question
 from service.store.lanes import Lanes
 from service.store.pool import RELEASE_SECONDS, Connection, Pool
 
@@ -60,7 +61,7 @@ class Database:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.lanes = Lanes()
-        self._shared: dict[str, Coalesced[tuple[str, ...], asyncpg.Record]] = {}
+        self._shared: dict[str, Coalesced[Any, Any]] = {}
         self._tidying: set[asyncio.Task[None]] = set()
 
     def shared(
@@ -73,14 +74,24 @@ class Database:
         order. Lines, because as arrays asyncpg spends 2 µs on a read's four. An argument is not
         empty and has no line break.
         """
-        coalesced = self._shared.get(sql)
-        if coalesced is None:
+        found = self._shared.get(sql)
+        if found is None:
+            found = self.coalesced(sql, lambda: Coalesced(partial(self._lines, sql), width=width))
+        return found.ask(args)
 
-            def load(questions: Sequence[tuple[str, ...]]) -> Awaitable[list[asyncpg.Record]]:
-                return self.rows(sql, *map("\n".join, zip(*questions, strict=True)))
+    def _lines(
+        self, sql: str, questions: Sequence[tuple[str, ...]]
+    ) -> Awaitable[list[asyncpg.Record]]:
+        return self.rows(sql, *map("\n".join, zip(*questions, strict=True)))
 
-            coalesced = self._shared[sql] = Coalesced(load, width=width)
-        return coalesced.ask(args)
+    def coalesced(
+        self, sql: str, make: Callable[[], Coalesced[Question, Answer]]
+    ) -> Coalesced[Question, Answer]:
+        """Where those who share this statement meet; made by the first of them."""
+        found = self._shared.get(sql)
+        if found is None:
+            found = self._shared[sql] = make()
+        return found
 
     async def row(self, sql: str, *args: object) -> asyncpg.Record | None:
         """The first row of a read. Tried again when a connection turns out to be gone."""
@@ -104,10 +115,17 @@ class Database:
         committed, and only the caller's request_id can tell. What Postgres itself has undone to end
         a deadlock is tried once more.
         """
+        return cast(asyncpg.Record | None, await self._write("fetchrow", sql, args))
+
+    async def write_all(self, sql: str, *args: object) -> list[asyncpg.Record]:
+        """All rows of a write. As often as the other."""
+        return cast(list[asyncpg.Record], await self._write("fetch", sql, args))
+
+    async def _write(self, fetch: str, sql: str, args: tuple[object, ...]) -> object:
         try:
-            return cast(asyncpg.Record | None, await self._run("fetchrow", sql, args))
+            return await self._run(fetch, sql, args)
         except asyncpg.TransactionRollbackError:
-            return cast(asyncpg.Record | None, await self._run("fetchrow", sql, args))
+            return await self._run(fetch, sql, args)
 
     def connections(self) -> tuple[int, int]:
         """(idle, in use), for the gauges."""

@@ -75,7 +75,8 @@ async def delete(db: Database, caller: Caller, deletion: Deletion, request: Requ
     RequestIdReused, RecordNotFound, RevisionMismatch.
     """
     named = (deletion.collection, deletion.key, deletion.if_revision, deletion.allow_missing)
-    row = await write_requests.once(db, DELETE, caller, request, *named)
+    async with db.lanes.enter(caller.user_id):
+        row = await write_requests.once(db, DELETE, caller, request, *named)
     if row["revision"] is not None:
         return Written(row["revision"], row["create_time"], row["update_time"])
     if deletion.if_revision and row["current_revision"]:

@@ -7,6 +7,7 @@ must hold is written into the modifying part itself (ON CONFLICT, or UPDATE's ow
 Postgres checks on the newest row. See docs/decisions.md.
 """
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -22,7 +23,7 @@ from service.domain.errors import (
     Violation,
 )
 from service.domain.models import Caller
-from service.store import write_requests
+from service.store import shared_puts, write_requests
 from service.store.db import Database
 from service.store.write_requests import Request, Written
 
@@ -134,17 +135,9 @@ async def put(db: Database, caller: Caller, write: Write, request: Request) -> W
     """Make or replace a record. Raises SessionRevoked, RequestIdReused, RecordExists,
     RevisionMismatch, QuotaExceeded, and InvalidArgument for JSON that Postgres cannot hold.
     """
-    named = (write.collection, write.key, write.json)
     try:
-        if write.if_revision is not None:
-            row = await write_requests.once(
-                db, REPLACE, caller, request, *named, write.expire_time, write.if_revision
-            )
-        else:
-            quota = limits.RECORDS_PER_USER
-            row = await write_requests.once(
-                db, PUT, caller, request, *named, write.expire_time, quota, write.if_absent
-            )
+        async with db.lanes.enter(caller.user_id):
+            row = await _row(db, caller, write, request)
     except asyncpg.CheckViolationError as error:
         raise InvalidArgument(
             Violation("json", "JSON_TOO_LARGE", "must be at most 256 KiB in Postgres' own form")
@@ -162,3 +155,18 @@ async def put(db: Database, caller: Caller, write: Write, request: Request) -> W
     if write.if_absent and (current or not row["at_quota"]):
         raise RecordExists(current)
     raise QuotaExceeded(limits.RECORDS_PER_USER)
+
+
+async def _row(db: Database, caller: Caller, write: Write, request: Request) -> asyncpg.Record:
+    value = (write.collection, write.key, write.json, write.expire_time)
+
+    def alone() -> Awaitable[asyncpg.Record]:
+        if write.if_revision is not None:
+            return write_requests.once(db, REPLACE, caller, request, *value, write.if_revision)
+        quota = limits.RECORDS_PER_USER
+        return write_requests.once(db, PUT, caller, request, *value, quota, write.if_absent)
+
+    if write.if_revision or write.if_absent or len(write.json) > shared_puts.LARGEST:
+        return await alone()
+    who = caller.user_id, caller.session_id, request.request_id, request.request_hash
+    return await shared_puts.put(db, (*who, *value), alone)

@@ -34,7 +34,7 @@ class Written:
 async def once(
     db: Database, sql: str, caller: Caller, request: Request, *args: object
 ) -> asyncpg.Record:
-    """Run a write, in the caller's lane, and again when it wrote nothing. The row has a `revision`
+    """Run a write, and again when it wrote nothing. The row has a `revision`
     unless a precondition did not hold. Raises SessionRevoked, RequestIdReused.
 
     A statement that waited for another write of this user cannot see what that one committed. Was
@@ -49,14 +49,13 @@ async def once(
         request.request_hash,
         *args,
     )
-    async with db.lanes.enter(caller.user_id):
-        try:
-            row = await db.write(sql, *named)
-            again = row is not None and row["revision"] is None
-        except asyncpg.UniqueViolationError:
-            again = True
-        if again:
-            row = await db.write(sql, *named)
+    try:
+        row = await db.write(sql, *named)
+        again = row is not None and row["revision"] is None
+    except asyncpg.UniqueViolationError:
+        again = True
+    if again:
+        row = await db.write(sql, *named)
     if row is None:
         raise SessionRevoked
     if row["request_hash"] not in (None, request.request_hash):
