@@ -64,7 +64,10 @@ class Asked(Generic[Question, Answer]):
 
 
 class Coalesced(Generic[Question, Answer]):
-    """`load` answers several questions with one statement, in their order."""
+    """`load` answers several questions with one statement, in their order. Where it is `costly`, a
+    commit, questions are held back also when few are waiting, not only when none is: twice as many
+    writes a second at grpc.aio, where reads among sixteen behind Envoy would be a tenth fewer.
+    """
 
     def __init__(
         self,
@@ -72,14 +75,16 @@ class Coalesced(Generic[Question, Answer]):
         *,
         width: int = WIDTH,
         at_once: int = AT_ONCE,
+        costly: bool = False,
     ) -> None:
         self._load = load
         self._width = width
         self._at_once = at_once
+        self._costly = costly
         self._running = 0
         self._asked = 0
-        self._alone = 0
-        self._alone_at = 0.0
+        self._lonely = 0  # statements that would have been so
+        self._lonely_at = 0.0
         self._holding = False
         self._impatient_at = 0.0
         self._waiting: deque[Asked[Question, Answer]] = deque()
@@ -121,16 +126,18 @@ class Coalesced(Generic[Question, Answer]):
             del asked  # its error knows this frame: a cycle, which only the collector would find
 
     def _is_worth_a_try(self) -> bool:
-        """Whether to hold this question, which nobody is with, back for others."""
-        self._alone += 1
-        now, before = time.perf_counter(), self._alone_at
-        self._alone_at = now
-        return self._alone % TRY_EVERY == 0 and now - before < FAST_SECONDS
+        """Whether to hold a question that nobody, or hardly anybody, is with back for others."""
+        self._lonely += 1
+        now, before = time.perf_counter(), self._lonely_at
+        self._lonely_at = now
+        return self._lonely % TRY_EVERY == 0 and now - before < FAST_SECONDS
 
     def _pass_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give the place of a statement that has ended to those who wait: at once, or when more
         have come, where that is worth it.
         """
+        if self._costly and not self._holding and 0 < len(self._waiting) < CROWD:
+            self._holding = self._is_worth_a_try()
         if self._holding and len(self._waiting) < CROWD:
             self._impatient_at = loop.time() + PATIENCE_SECONDS
             until = time.perf_counter() + HOLD_SECONDS

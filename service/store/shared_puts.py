@@ -95,7 +95,9 @@ async def put(db: Database, put: Put, alone: Alone) -> asyncpg.Record:
     """The row of a write that shared a statement with others, or else of `alone`, the one that is
     for it alone. The caller keeps the user's lane: two writes of one user never meet in here.
     """
-    together = db.coalesced(PUT, lambda: Coalesced(partial(_together, db), at_once=AT_ONCE))
+    together = db.coalesced(
+        PUT, lambda: Coalesced(partial(_together, db), at_once=AT_ONCE, costly=True)
+    )
     row = await together.ask(_Question(put, alone))
     return row if row is not None else await alone()
 

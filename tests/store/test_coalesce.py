@@ -242,12 +242,13 @@ def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coalesce, "HOLD_SECONDS", 60)
 
 
-async def one_a_turn(coalesced: Coalesced[int, int], count: int) -> None:
+async def one_a_turn(coalesced: Coalesced[int, int], count: int, *, turns: int = 1) -> None:
     """As grpc.aio hands over calls."""
     tasks = []
     for number in range(count):
         tasks += asking(coalesced, number)
-        await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
     assert await asyncio.gather(*tasks) == list(range(count))
 
 
@@ -282,6 +283,27 @@ async def test_who_is_alone_after_all_goes_on_after_some_turns_and_the_next_at_o
     held = [number + 1 for number, waited in enumerate(turns) if waited > 3]
     assert held == [coalesce.TRY_EVERY, 2 * coalesce.TRY_EVERY]
     assert max(turns) < coalesce.QUIET_TURNS + 10
+
+
+class Slow(Quick):
+    """Takes as long as two questions to come, when one comes every two turns."""
+
+    async def load(self, questions: Sequence[int]) -> list[int]:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return await super().load(questions)
+
+
+async def test_where_statements_are_costly_the_few_who_wait_are_gathered_too(
+    untimed: None,
+) -> None:
+    cheap, costly = Slow(), Slow()
+
+    await one_a_turn(Coalesced(cheap.load), 200, turns=2)
+    await one_a_turn(Coalesced(costly.load, costly=True), 200, turns=2)
+
+    assert max(cheap.widths) < coalesce.CROWD < max(costly.widths)
+    assert len(costly.widths) < len(cheap.widths) / 2
 
 
 async def test_questions_that_come_slowly_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
