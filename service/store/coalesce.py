@@ -1,4 +1,5 @@
-"""Reads that are in flight at the same moment share one statement (the DataLoader pattern).
+"""Questions that are in flight at the same moment share one statement (the DataLoader pattern):
+reads, and plain writes (shared_puts.py).
 
 Nothing is cached: a statement starts after the questions in it were asked, so whoever has written
 reads what it wrote. A lone question runs at once, in its own task, and pays nothing for the company
