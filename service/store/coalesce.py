@@ -88,6 +88,7 @@ class Coalesced(Generic[Question, Answer]):
         self._lonely_at = 0.0
         self._holding = False
         self._impatient_at = 0.0
+        self._look: asyncio.TimerHandle | None = None
         self._waiting: deque[Asked[Question, Answer]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -113,11 +114,11 @@ class Coalesced(Generic[Question, Answer]):
             raise Overloaded
         asked: Asked[Question, Answer] = Asked(question, loop.create_future())
         self._waiting.append(asked)
-        if not self._running or (
-            self._running < self._at_once and loop.time() > self._impatient_at
-        ):
-            self._running += 1
+        if not self._running:
+            self._running = 1
             self._pass_on(loop)
+        elif self._look is None:
+            self._look = loop.call_at(self._impatient_at, self._look_after, loop)
         try:
             return await asked.answer
         except asyncio.CancelledError:
@@ -125,6 +126,16 @@ class Coalesced(Generic[Question, Answer]):
             raise
         finally:
             del asked  # its error knows this frame: a cycle, which only the collector would find
+
+    def _look_after(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start one more statement, if the newest has not ended in time for those who wait."""
+        self._look = None
+        if not self._waiting or self._running >= self._at_once:
+            return
+        if loop.time() >= self._impatient_at:
+            self._running += 1
+            self._pass_on(loop)
+        self._look = loop.call_at(self._impatient_at, self._look_after, loop)
 
     def _is_worth_a_try(self) -> bool:
         """Whether to hold a question that nobody, or hardly anybody, is with back for others."""

@@ -21,9 +21,6 @@ from service.store.db import Database
 
 # Bytes of JSON. Sixty-four of them are a mebibyte on their way to Postgres.
 LARGEST: Final = 16 * 1024
-# Statements at once. One that turned out to be of a single write may wait for a lock; and there
-# are ten connections.
-AT_ONCE: Final = 8
 
 # Answers each in order, NULL where nothing was done. As in record_writes.PUT, the counter is locked
 # first, and the rest is in the modifying clauses.
@@ -95,9 +92,7 @@ async def put(db: Database, put: Put, alone: Alone) -> asyncpg.Record:
     """The row of a write that shared a statement with others, or else of `alone`, the one that is
     for it alone. The caller keeps the user's lane: two writes of one user never meet in here.
     """
-    together = db.coalesced(
-        PUT, lambda: Coalesced(partial(_together, db), at_once=AT_ONCE, costly=True)
-    )
+    together = db.coalesced(PUT, lambda: Coalesced(partial(_together, db), costly=True))
     row = await together.ask(_Question(put, alone))
     return row if row is not None else await alone()
 

@@ -24,6 +24,7 @@ HASHES = "sixfold_hash_queue_length"
 LAG = "sixfold_event_loop_lag_seconds"
 BAD_TOKEN = (("authorization", "Bearer not.a.token"),)
 PUT = pb.PutRecordRequest(collection="c", key="k", json="1")
+LARGE = pb.PutRecordRequest(collection="c", key="k", json=f'"{20_000 * "x"}"')
 GET = pb.GetRecordRequest(collection="c", key="k")
 
 
@@ -149,7 +150,7 @@ async def test_two_hundred_logins_and_two_hundred_data_calls_at_once(database_ur
 async def test_a_pool_full_of_blocked_writes_sheds_the_rest_and_refuses_strangers_at_once(
     database_url: str,
 ) -> None:
-    """F-12: writes of 15 users that wait, on a pool of five."""
+    """F-12: writes of 15 users that wait, on a pool of five; too large to share statements."""
     patience = 0.5
     async with (
         process(database_url, pool_size=5, pool_acquire_seconds=patience) as server,
@@ -163,7 +164,7 @@ async def test_a_pool_full_of_blocked_writes_sheds_the_rest_and_refuses_stranger
             await connection.execute("LOCK TABLE user_counters")
             writes = [
                 asyncio.ensure_future(
-                    timed(blocked.data.PutRecord(PUT, metadata=each.metadata, timeout=20))
+                    timed(blocked.data.PutRecord(LARGE, metadata=each.metadata, timeout=20))
                 )
                 for each in writers
             ]
@@ -199,6 +200,37 @@ async def test_a_pool_full_of_blocked_writes_sheds_the_rest_and_refuses_stranger
         await until(lambda: is_ready(server.api), 3)
         written = await server.api.data.PutRecord(PUT, metadata=ann.metadata)
         assert written.revision in (2, 3)  # ann may or may not have been one of the five
+        assert faults(server.api) == []
+
+
+async def test_plain_writes_that_wait_leave_connections_to_reads(database_url: str) -> None:
+    """They share statements; and they are written after all."""
+    async with (
+        process(database_url, pool_size=5) as server,
+        channels(server.api, 2) as (blocked, others),
+    ):
+        writers = [await server.api.new_user() for _ in range(40)]
+        ann = writers[0]
+        await server.api.data.PutRecord(PUT, metadata=ann.metadata)
+        connection = await asyncpg.connect(database_url)
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE user_counters")
+            writes = []
+            for each in writers:
+                call = blocked.data.PutRecord(PUT, metadata=each.metadata, timeout=20)
+                writes.append(asyncio.ensure_future(timed(call)))
+                await asyncio.sleep(0.02)  # more than anybody's patience
+
+            reads = await asyncio.gather(
+                *(
+                    timed(others.data.GetRecord(GET, metadata=ann.metadata, timeout=10))
+                    for _ in range(20)
+                )
+            )
+        await connection.close()
+
+        assert names(reads) == {"OK": 20}
+        assert names(await asyncio.gather(*writes)) == {"OK": 40}
         assert faults(server.api) == []
 
 

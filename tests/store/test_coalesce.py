@@ -132,16 +132,39 @@ async def test_a_statement_that_hangs_does_not_hold_up_the_next(
 ) -> None:
     monkeypatch.setattr(coalesce, "PATIENCE_SECONDS", 0.001)
     statements = Statements()
-    coalesced = Coalesced(statements.load, at_once=2)
-    tasks = asking(coalesced, 1, 2)
-    await asyncio.sleep(0.01)
+    coalesced = Coalesced(statements.load, at_once=3)
+    tasks = asking(coalesced, 1, 2, 3)
+    await asyncio.sleep(0.05)
+    tasks += asking(coalesced, 4)
+    await asyncio.sleep(0.05)
+    tasks += asking(coalesced, 5)
+    await asyncio.sleep(0.05)
 
-    tasks += asking(coalesced, 3, 4)
+    assert statements.asked == [[1], [2, 3], [4]]
+    statements.gate.set()
+    assert await asyncio.gather(*tasks) == [2, 4, 6, 8, 10]
+
+
+async def test_who_comes_one_after_another_beside_one_that_hangs_waits_for_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(coalesce, "PATIENCE_SECONDS", 0.001)
+    hangs = asyncio.Event()
+
+    async def load(questions: Sequence[int]) -> Sequence[int]:
+        if 13 in questions:
+            await hangs.wait()
+        return questions
+
+    coalesced = Coalesced(load)
+    tasks = asking(coalesced, 13)
     await settle()
 
-    assert statements.asked == [[1], [2, 3]]
-    statements.gate.set()
-    assert await asyncio.gather(*tasks) == [2, 4, 6, 8]
+    async with asyncio.timeout(5):
+        for number in range(20, 40):
+            assert await coalesced.ask(number) == number
+    hangs.set()
+    assert await asyncio.gather(*tasks) == [13]
 
 
 async def test_those_who_left_make_room_for_those_who_come(
