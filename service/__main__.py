@@ -9,68 +9,49 @@ import asyncio
 import os
 import sys
 from collections.abc import Coroutine
-from enum import StrEnum
+from getpass import getpass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-import typer
+from service.command_line import command, flag, option, parser
 
 if TYPE_CHECKING:
     from service.settings import Settings
 
 T = TypeVar("T")
 
-CONFIGURATION = 78
+CONFIGURATION: Final = 78
 
-app = typer.Typer(
-    name="sixfold",
-    help="A stateless authentication and user-data service: gRPC in front, Postgres behind.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+JSON: Final = flag("--json", "One JSON document on stdout, for machines.")
+USERNAME: Final = option("username", metavar="USERNAME")
+
+
+@command(
+    "dev",
+    option("--port", "gRPC port on 127.0.0.1.", type=int, default=50051),
+    option("--http-port", "HTTP port on 127.0.0.1.", type=int, default=8080),
+    option("--directory", "Where database and secrets stay.", type=Path, default=".sixfold"),
+    example="sixfold dev --port 50052 --http-port 8081",
 )
-migrate_app = typer.Typer(help="Bring the database's schema up to date.", no_args_is_help=True)
-keys_app = typer.Typer(help="The keys that sign access tokens.", no_args_is_help=True)
-user_app = typer.Typer(help="Users, from the operator's side.", no_args_is_help=True)
-app.add_typer(migrate_app, name="migrate")
-app.add_typer(keys_app, name="keys")
-app.add_typer(user_app, name="user")
-
-
-class Door(StrEnum):
-    """What `serve` puts in front of the servicers."""
-
-    GRPCIO = "grpcio"
-    ENVOY = "envoy"
-
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for machines.")]
-
-
-@app.command(epilog="Example: sixfold dev --port 50052 --http-port 8081")
-def dev(
-    port: Annotated[int, typer.Option(help="gRPC port on 127.0.0.1.")] = 50051,
-    http_port: Annotated[int, typer.Option(help="HTTP port on 127.0.0.1.")] = 8080,
-    directory: Annotated[Path, typer.Option(help="Where database and secrets stay.")] = Path(
-        ".sixfold"
-    ),
-) -> None:
+def dev(port: int, http_port: int, directory: Path) -> None:
     """Everything at once, to try or to develop with: PostgreSQL, migrations, keys, the server."""
     from service import dev as dev_mode
 
     raise SystemExit(dev_mode.run(directory, port, http_port))
 
 
-@app.command(epilog="Example: SIXFOLD_DATABASE_URL=postgresql://… sixfold serve")
-def serve(
-    door: Annotated[
-        Door, typer.Option(help="Who speaks HTTP/2; docs/performance.md.")
-    ] = Door.GRPCIO,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes at one port: SIXFOLD_WORKERS.")
-    ] = None,
-) -> None:
+@command(
+    "serve",
+    option(
+        "--door",
+        "Who speaks HTTP/2; docs/performance.md.",
+        choices=("grpcio", "envoy"),
+        default="grpcio",
+    ),
+    option("--workers", "Processes at one port: SIXFOLD_WORKERS.", type=int),
+    example="SIXFOLD_DATABASE_URL=postgresql://… sixfold serve",
+)
+def serve(door: str, workers: int | None) -> None:
     """Serve, in production: all settings from the environment, nothing made, nothing migrated."""
     if workers is not None:
         os.environ["SIXFOLD_WORKERS"] = str(workers)
@@ -78,39 +59,37 @@ def serve(
     if settings.workers > 1:
         from service import supervisor
 
-        raise typer.Exit(_run(supervisor.serve(settings, door), settings))
-    if door is Door.ENVOY:
+        raise SystemExit(_run(supervisor.serve(settings, door), settings))
+    if door == "envoy":
         from service import envoy_launcher
 
-        raise typer.Exit(_run(envoy_launcher.serve(settings), settings))
+        raise SystemExit(_run(envoy_launcher.serve(settings), settings))
     from service import process
 
     _run(process.serve(settings, sys.stdout), settings)
 
 
-@migrate_app.command("up")
-def migrate_up(as_json: Json = False) -> None:
+@command("migrate up", JSON)
+def migrate_up(json: bool) -> None:
     """Apply what is not applied yet. Safe to run from many places at once."""
     from service import admin
 
     applied = _run(admin.migrate_up(settings := _settings()), settings)
-    _answer(as_json, {"applied": applied}, [*applied, f"{len(applied)} applied"])
+    _answer(json, {"applied": applied}, [*applied, f"{len(applied)} applied"])
 
 
-@migrate_app.command("status")
-def migrate_status(as_json: Json = False) -> None:
+@command("migrate status", JSON)
+def migrate_status(json: bool) -> None:
     """Which migrations there are. Exits with 1 when one is not applied."""
     from service import admin
 
     rows = _run(admin.migrate_status(settings := _settings()), settings)
-    _answer(
-        as_json, rows, [f"{'applied' if r['applied'] else 'PENDING'}  {r['name']}" for r in rows]
-    )
-    raise typer.Exit(0 if all(row["applied"] for row in rows) else 1)
+    _answer(json, rows, [f"{'applied' if r['applied'] else 'PENDING'}  {r['name']}" for r in rows])
+    raise SystemExit(0 if all(row["applied"] for row in rows) else 1)
 
 
-@keys_app.command("list")
-def keys_list(as_json: Json = False) -> None:
+@command("keys list", JSON)
+def keys_list(json: bool) -> None:
     """The keys that are published, and since when and until when each is good."""
     from service import admin
 
@@ -119,51 +98,47 @@ def keys_list(as_json: Json = False) -> None:
         f"{r['kid']}  signs from {r['sign_after']}  ends {r['expire_time'] or 'never'}"
         for r in rows
     ]
-    _answer(as_json, rows, lines or ["no keys: run `sixfold keys rotate`"])
+    _answer(json, rows, lines or ["no keys: run `sixfold keys rotate`"])
 
 
-@keys_app.command("rotate")
-def keys_rotate(
-    now: Annotated[
-        bool, typer.Option("--now", help="The old key has leaked: refuse it, and all its tokens.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
+@command(
+    "keys rotate", flag("--now", "The old key has leaked: refuse it, and all its tokens."), JSON
+)
+def keys_rotate(now: bool, json: bool) -> None:
     """Publish a new key. It signs once every verifier has had time to see it."""
     from service import admin
 
     row = _run(admin.keys_rotate(settings := _settings(), now=now), settings)
-    _answer(as_json, row, [f"{row['kid']}  signs from {row['sign_after']}"])
+    _answer(json, row, [f"{row['kid']}  signs from {row['sign_after']}"])
 
 
-@user_app.command("create", epilog="Example: pwgen 24 1 | sixfold user create ann")
-def user_create(username: str, as_json: Json = False) -> None:
+@command("user create", USERNAME, JSON, example="pwgen 24 1 | sixfold user create ann")
+def user_create(username: str, json: bool) -> None:
     """Make a user. The password is read from standard input, or asked for on a terminal."""
     from service import admin
 
     settings = _settings()
     if sys.stdin.isatty():
-        password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+        password = getpass()
+        if getpass("Again: ") != password:
+            _fail(1, "the two passwords are not the same")
     else:
         password = sys.stdin.readline().rstrip("\n")
     row = _run(admin.user_create(settings, username, password), settings)
-    _answer(as_json, row, [f"{row['user_id']}  {row['username']}"])
+    _answer(json, row, [f"{row['user_id']}  {row['username']}"])
 
 
-@user_app.command("disable", epilog="Example: sixfold user disable ann")
-def user_disable(username: str, as_json: Json = False) -> None:
+@command("user disable", USERNAME, JSON, example="sixfold user disable ann")
+def user_disable(username: str, json: bool) -> None:
     """Refuse a user from the next call on, and end all its sessions."""
     from service import admin
 
     row = _run(admin.user_disable(settings := _settings(), username), settings)
-    _answer(as_json, row, [f"{row['user_id']}  {row['username']} is disabled"])
+    _answer(json, row, [f"{row['user_id']}  {row['username']} is disabled"])
 
 
-@app.command()
-def config(
-    as_json: Json = False,
-    describe: Annotated[bool, typer.Option(help="All settings there are, not the values.")] = False,
-) -> None:
+@command("config", JSON, flag("--describe", "All settings there are, not the values."))
+def config(json: bool, describe: bool) -> None:
     """What is set and from where, secrets masked; or everything that is wrong with it, at once."""
     from service import settings
 
@@ -173,18 +148,22 @@ def config(
     else:
         shown = settings.shown(_settings())
         rows = [dict(zip(("name", "value", "source"), row, strict=True)) for row in shown]
-    _answer(as_json, rows, ["  ".join(map(str, row.values())) for row in rows])
+    _answer(json, rows, ["  ".join(map(str, row.values())) for row in rows])
 
 
-@app.command(epilog="Example: sixfold healthcheck --service sixfold.data.v1.DataService")
-def healthcheck(
-    address: Annotated[str, typer.Option(help="host:port of the gRPC port.")] = "127.0.0.1:50051",
-    service: Annotated[str, typer.Option(help="Empty is liveness; a service is readiness.")] = "",
-    timeout: Annotated[float, typer.Option(help="Seconds.")] = 2.0,
-    certificate: Annotated[
-        str, typer.Option(envvar="SIXFOLD_TLS_CERTIFICATE", help="The server's own, if it has TLS.")
-    ] = "",
-) -> None:
+@command(
+    "healthcheck",
+    option("--address", "host:port of the gRPC port.", default="127.0.0.1:50051"),
+    option("--service", "Empty is liveness; a service is readiness.", default=""),
+    option("--timeout", "Seconds.", type=float, default=2.0),
+    option(
+        "--certificate",
+        "The server's own, if it has TLS: SIXFOLD_TLS_CERTIFICATE.",
+        default=os.environ.get("SIXFOLD_TLS_CERTIFICATE", ""),
+    ),
+    example="sixfold healthcheck --service sixfold.data.v1.DataService",
+)
+def healthcheck(address: str, service: str, timeout: float, certificate: str) -> None:
     """Ask grpc.health.v1, for container probes. Exits with 0 when serving, 1 when not."""
     from service import admin
 
@@ -193,7 +172,7 @@ def healthcheck(
     except Exception as error:
         _explain(error)
     print(status)
-    raise typer.Exit(0 if status == "SERVING" else 1)
+    raise SystemExit(0 if status == "SERVING" else 1)
 
 
 def _settings() -> "Settings":
@@ -248,7 +227,8 @@ def main() -> None:
     """The entry point of the `sixfold` command."""
     # gRPC's C core writes to stderr past our log, also what we say ourselves, such as a taken port.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    app()
+    given = vars(parser().parse_args())
+    given.pop("run")(**given)
 
 
 if __name__ == "__main__":
