@@ -82,12 +82,12 @@ class Coalesced(Generic[Question, Answer]):
         self._width = width
         self._at_once = at_once
         self._costly = costly
-        self._running = 0
+        self._running = 0  # statements, and one that is being gathered
+        self._since: list[float] = []  # when each of the statements was started
         self._asked = 0
         self._lonely = 0  # statements that would have been so
         self._lonely_at = 0.0
         self._holding = False
-        self._impatient_at = 0.0
         self._look: asyncio.TimerHandle | None = None
         self._waiting: deque[Asked[Question, Answer]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,13 +102,14 @@ class Coalesced(Generic[Question, Answer]):
             self._holding = self._is_worth_a_try()
         if not self._running and not self._holding:
             self._running = 1
-            self._impatient_at = loop.time() + PATIENCE_SECONDS
+            started = self._started(loop)
             try:
                 return (await self._load([question]))[0]
             except Overloaded:
                 self._shed()
                 raise
             finally:
+                self._since.remove(started)
                 self._pass_on(loop)
         if len(self._waiting) >= QUEUE and not self._forget_those_who_left():
             raise Overloaded
@@ -118,7 +119,7 @@ class Coalesced(Generic[Question, Answer]):
             self._running = 1
             self._pass_on(loop)
         elif self._look is None:
-            self._look = loop.call_at(self._impatient_at, self._look_after, loop)
+            self._look = loop.call_at(self._impatient_at(loop), self._look_after, loop)
         try:
             return await asked.answer
         except asyncio.CancelledError:
@@ -132,10 +133,19 @@ class Coalesced(Generic[Question, Answer]):
         self._look = None
         if not self._waiting or self._running >= self._at_once:
             return
-        if loop.time() >= self._impatient_at:
+        if loop.time() >= self._impatient_at(loop):
             self._running += 1
             self._pass_on(loop)
-        self._look = loop.call_at(self._impatient_at, self._look_after, loop)
+        self._look = loop.call_at(self._impatient_at(loop), self._look_after, loop)
+
+    def _impatient_at(self, loop: asyncio.AbstractEventLoop) -> float:
+        newest = self._since[-1] if self._since else loop.time()
+        return newest + PATIENCE_SECONDS
+
+    def _started(self, loop: asyncio.AbstractEventLoop) -> float:
+        started = loop.time()
+        self._since.append(started)
+        return started
 
     def _is_worth_a_try(self) -> bool:
         """Whether to hold a question that nobody, or hardly anybody, is with back for others."""
@@ -151,7 +161,6 @@ class Coalesced(Generic[Question, Answer]):
         if self._costly and not self._holding and 0 < len(self._waiting) < CROWD:
             self._holding = self._is_worth_a_try()
         if self._holding and len(self._waiting) < CROWD:
-            self._impatient_at = loop.time() + PATIENCE_SECONDS
             until = time.perf_counter() + HOLD_SECONDS
             loop.call_soon(self._gather, loop, self._asked, QUIET_TURNS, until)
         else:
@@ -175,8 +184,7 @@ class Coalesced(Generic[Question, Answer]):
         if not batch:
             self._running -= 1
             return
-        self._impatient_at = loop.time() + PATIENCE_SECONDS
-        task = loop.create_task(self._answer(loop, batch))
+        task = loop.create_task(self._answer(loop, batch, self._started(loop)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         for asked in batch:
@@ -206,14 +214,18 @@ class Coalesced(Generic[Question, Answer]):
         return batch
 
     async def _answer(
-        self, loop: asyncio.AbstractEventLoop, batch: list[Asked[Question, Answer]]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[Asked[Question, Answer]],
+        started: float,
     ) -> None:
         passed_on = False
         try:
             answers = await self._load([asked.question for asked in batch])
             # The next statement first: Postgres works on it while these are answered.
-            self._pass_on(loop)
+            self._since.remove(started)
             passed_on = True
+            self._pass_on(loop)
             for asked, answer in zip(batch, answers, strict=True):
                 if not asked.answer.done():
                     asked.answer.set_result(answer)
@@ -231,6 +243,7 @@ class Coalesced(Generic[Question, Answer]):
                 asked.answer.cancel()  # only if this task was cancelled: nobody may wait for ever
             batch.clear()  # its members know it: a cycle, which only the collector would find
             if not passed_on:
+                self._since.remove(started)
                 self._pass_on(loop)
 
     async def _one_by_one(self, batch: list[Asked[Question, Answer]]) -> None:

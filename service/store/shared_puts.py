@@ -103,5 +103,8 @@ async def _together(
     if len(questions) == 1:
         return [await questions[0].alone()]
     columns = zip(*(question.put for question in questions), strict=True)
-    rows = await db.write_all(PUT, *map(list, columns), limits.RECORDS_PER_USER)
+    try:
+        rows = await db.write_all(PUT, *map(list, columns), limits.RECORDS_PER_USER)
+    except asyncpg.PostgresError:  # one spoils it, and nothing was written
+        return [None] * len(questions)
     return [None if row["revision"] is None else row for row in rows]
