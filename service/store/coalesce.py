@@ -13,12 +13,16 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from service.domain.errors import DatabaseUnavailable, DeadlineExceeded, NotReady, Overloaded
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
+
+# Those who wait, or who are in a statement: what they ask, and where the answer will be.
+Waiting: TypeAlias = deque[tuple[Question, asyncio.Future[Answer]]]
+Batch: TypeAlias = list[tuple[Question, asyncio.Future[Answer]]]
 
 # A full statement of largest values is 16 MiB (of pages and batches 32, see records._LARGE); and
 # beyond some fifty, sharing saves nothing more.
@@ -43,25 +47,6 @@ CROWD: Final = 3
 QUEUE: Final = 2_048
 # What befalls a statement whatever is in it. Everything else is one question's fault.
 _SHARED_FAILURES: Final = (DatabaseUnavailable, DeadlineExceeded, NotReady, Overloaded)
-
-
-class Asked(Generic[Question, Answer]):
-    """A question, where its answer will be, and the statement it is in."""
-
-    __slots__ = ("answer", "company", "question", "statement")
-
-    def __init__(self, question: Question, answer: asyncio.Future[Answer]) -> None:
-        self.question = question
-        self.answer = answer
-        self.statement: asyncio.Task[None] | None = None
-        self.company: list[Asked[Question, Answer]] = []
-
-    def left(self) -> None:
-        """Its caller has gone. A statement nobody waits for is cancelled: its callers' deadlines
-        are its deadline, or one that Postgres never answers would hold its place for ever.
-        """
-        if self.statement and all(asked.answer.done() for asked in self.company):
-            self.statement.cancel()
 
 
 class Coalesced(Generic[Question, Answer]):
@@ -89,8 +74,8 @@ class Coalesced(Generic[Question, Answer]):
         self._lonely_at = 0.0
         self._holding = False
         self._look: asyncio.TimerHandle | None = None
-        self._waiting: deque[Asked[Question, Answer]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: Waiting[Question, Answer] = deque()
+        self._statements: dict[asyncio.Task[None], Batch[Question, Answer]] = {}
 
     async def ask(self, question: Question) -> Answer:
         """The answer to one question. Being cancelled hurts nobody else's. Raises what `load`
@@ -113,20 +98,29 @@ class Coalesced(Generic[Question, Answer]):
                 self._pass_on(loop)
         if len(self._waiting) >= QUEUE and not self._forget_those_who_left():
             raise Overloaded
-        asked: Asked[Question, Answer] = Asked(question, loop.create_future())
-        self._waiting.append(asked)
+        answer: asyncio.Future[Answer] = loop.create_future()
+        self._waiting.append((question, answer))
         if not self._running:
             self._running = 1
             self._pass_on(loop)
         elif self._look is None:
             self._look = loop.call_at(self._impatient_at(loop), self._look_after, loop)
         try:
-            return await asked.answer
+            return await answer
         except asyncio.CancelledError:
-            asked.left()
+            self._left(answer)
             raise
         finally:
-            del asked  # its error knows this frame: a cycle, which only the collector would find
+            del answer  # its error knows this frame: a cycle, which only the collector would find
+
+    def _left(self, answer: asyncio.Future[Answer]) -> None:
+        """Its caller has gone. A statement nobody waits for is cancelled: its callers' deadlines
+        are its deadline, or one that Postgres never answers would hold its place for ever.
+        """
+        for statement, batch in self._statements.items():
+            answers = [each for _, each in batch]
+            if answer in answers and all(each.done() for each in answers):
+                statement.cancel()
 
     def _look_after(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start one more statement, if the newest has not ended in time for those who wait."""
@@ -185,77 +179,73 @@ class Coalesced(Generic[Question, Answer]):
             self._running -= 1
             return
         task = loop.create_task(self._answer(loop, batch, self._started(loop)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        for asked in batch:
-            asked.statement = task
-            asked.company = batch
+        self._statements[task] = batch
+        task.add_done_callback(self._statements.pop)
 
     def _shed(self) -> None:
         """Refuse those who wait: there was no connection for as long as one may wait for it."""
-        for asked in self._waiting:
-            if not asked.answer.done():
-                asked.answer.set_exception(Overloaded())
+        for _, answer in self._waiting:
+            if not answer.done():
+                answer.set_exception(Overloaded())
         self._waiting.clear()
 
     def _forget_those_who_left(self) -> bool:
         """Whether that made room."""
-        waiting = [asked for asked in self._waiting if not asked.answer.done()]
+        waiting = [asked for asked in self._waiting if not asked[1].done()]
         made_room = len(waiting) < len(self._waiting)
         self._waiting = deque(waiting)
         return made_room
 
-    def _next_batch(self) -> list[Asked[Question, Answer]]:
-        batch: list[Asked[Question, Answer]] = []
+    def _next_batch(self) -> Batch[Question, Answer]:
+        batch: Batch[Question, Answer] = []
         while self._waiting and len(batch) < self._width:
             asked = self._waiting.popleft()
-            if not asked.answer.done():  # its caller has gone
+            if not asked[1].done():  # or its caller has gone
                 batch.append(asked)
         return batch
 
     async def _answer(
         self,
         loop: asyncio.AbstractEventLoop,
-        batch: list[Asked[Question, Answer]],
+        batch: Batch[Question, Answer],
         started: float,
     ) -> None:
         passed_on = False
         try:
-            answers = await self._load([asked.question for asked in batch])
+            found = await self._load([question for question, _ in batch])
             # The next statement first: Postgres works on it while these are answered.
             self._since.remove(started)
             passed_on = True
             self._pass_on(loop)
-            for asked, answer in zip(batch, answers, strict=True):
-                if not asked.answer.done():
-                    asked.answer.set_result(answer)
+            for (_, answer), one in zip(batch, found, strict=True):
+                if not answer.done():
+                    answer.set_result(one)
         except _SHARED_FAILURES as error:
             if isinstance(error, Overloaded):
                 self._shed()
             # Each gets an error of its own: one object raised in many tasks tangles tracebacks.
-            for asked in batch:
-                if not asked.answer.done():
-                    asked.answer.set_exception(type(error)())
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(type(error)())
         except Exception:
             await self._one_by_one(batch)
         finally:
-            for asked in batch:
-                asked.answer.cancel()  # only if this task was cancelled: nobody may wait for ever
-            batch.clear()  # its members know it: a cycle, which only the collector would find
+            for _, answer in batch:
+                answer.cancel()  # only if this task was cancelled: nobody may wait for ever
             if not passed_on:
                 self._since.remove(started)
                 self._pass_on(loop)
 
-    async def _one_by_one(self, batch: list[Asked[Question, Answer]]) -> None:
+    async def _one_by_one(self, batch: Batch[Question, Answer]) -> None:
         """One question spoils the statement: let it fail alone."""
-        for asked in batch:
-            if asked.answer.done():
+        for question, answer in batch:
+            if answer.done():
                 continue
             try:
-                answer = (await self._load([asked.question]))[0]
+                (one,) = await self._load([question])
             except Exception as error:
-                if not asked.answer.done():
-                    asked.answer.set_exception(error)
+                if not answer.done():
+                    answer.set_exception(error)
             else:
-                if not asked.answer.done():
-                    asked.answer.set_result(answer)
+                if not answer.done():
+                    answer.set_result(one)
