@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -110,13 +111,17 @@ async def test_kill_9_of_one_under_load_fails_no_call_and_it_is_replaced(
         async with load.running():
             await until(lambda: enough(load, 200), PATIENCE)
 
+            kill = time.monotonic()
             os.kill(killed, signal.SIGKILL)
 
             await running.replaced(0, killed)
             at = len(load.outcomes)
             await until(lambda: enough(load, at + 200), PATIENCE)
 
-        assert {each.code for each in load.outcomes} == {OK}
+        # gRPC does not retry a call whose answer has begun to arrive, and that can be one a kill.
+        failed = [each for each in load.outcomes if each.code is not OK]
+        assert len(failed) <= 1
+        assert all(each.code is UNAVAILABLE and each.began < kill for each in failed)
         await load.settle(clients[0])
         assert await load.check(clients[0]) > 100
         assert running.pids[1] == other
