@@ -49,7 +49,7 @@ def dev(port: int, http_port: int, directory: Path) -> None:
         default="grpcio",
     ),
     option("--workers", "Processes at one port: SIXFOLD_WORKERS.", type=int),
-    example="SIXFOLD_DATABASE_URL=postgresql://… sixfold serve",
+    example="SIXFOLD_DATABASE_URL=postgresql://... sixfold serve",
 )
 def serve(door: str, workers: int | None) -> None:
     """Serve, in production: all settings from the environment, nothing made, nothing migrated."""
@@ -193,8 +193,6 @@ def _run(work: Coroutine[Any, Any, T], settings: "Settings") -> T:
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(work)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
     except Exception as error:
         _explain(error)
 
@@ -227,8 +225,17 @@ def main() -> None:
     """The entry point of the `sixfold` command."""
     # gRPC's C core writes to stderr past our log, also what we say ourselves, such as a taken port.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    given = vars(parser().parse_args())
-    given.pop("run")(**given)
+    try:
+        given = vars(parser().parse_args())
+        given.pop("run")(**given)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except EOFError:
+        _fail(1, "nothing was entered")
+    except BrokenPipeError:
+        # Whoever read the answer has gone; what is left of it would be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ class Coalesced(Generic[Question, Answer]):
         self._lonely = 0  # statements that would have been so
         self._lonely_at = 0.0
         self._holding = False
+        self._gathering = False
         self._look: asyncio.TimerHandle | None = None
         self._waiting: Waiting[Question, Answer] = deque()
         self._statements: dict[asyncio.Task[None], Batch[Question, Answer]] = {}
@@ -133,7 +134,7 @@ class Coalesced(Generic[Question, Answer]):
         self._look = loop.call_at(self._impatient_at(loop), self._look_after, loop)
 
     def _impatient_at(self, loop: asyncio.AbstractEventLoop) -> float:
-        newest = self._since[-1] if self._since else loop.time()
+        newest = self._since[-1] if self._since and not self._gathering else loop.time()
         return newest + PATIENCE_SECONDS
 
     def _started(self, loop: asyncio.AbstractEventLoop) -> float:
@@ -156,6 +157,7 @@ class Coalesced(Generic[Question, Answer]):
             self._holding = self._is_worth_a_try()
         if self._holding and len(self._waiting) < CROWD:
             until = time.perf_counter() + HOLD_SECONDS
+            self._gathering = True
             loop.call_soon(self._gather, loop, self._asked, QUIET_TURNS, until)
         else:
             self._start(loop)
@@ -167,6 +169,7 @@ class Coalesced(Generic[Question, Answer]):
         if turns and len(self._waiting) < self._width and time.perf_counter() < until:
             loop.call_soon(self._gather, loop, self._asked, turns, until)
             return
+        self._gathering = False
         self._holding = len(self._waiting) >= CROWD
         self._start(loop)
 
@@ -227,11 +230,17 @@ class Coalesced(Generic[Question, Answer]):
             for _, answer in batch:
                 if not answer.done():
                     answer.set_exception(type(error)())
-        except Exception:
-            await self._one_by_one(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                _, answer = batch[0]
+                if not answer.done():
+                    answer.set_exception(error)
+            else:
+                await self._one_by_one(batch)
         finally:
             for _, answer in batch:
                 answer.cancel()  # only if this task was cancelled: nobody may wait for ever
+            batch.clear()  # an error knows this frame, and its answer the error: a cycle
             if not passed_on:
                 self._since.remove(started)
                 self._pass_on(loop)

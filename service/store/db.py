@@ -233,6 +233,8 @@ async def connected(
         # Each statement is written for one plan, of index lookups, whatever its arguments. Postgres
         # would plan anew each time: twice as long as a lookup, and it takes the same plan.
         settings["plan_cache_mode"] = "force_generic_plan"
+        # And a plan that was made while tables were small is kept when they have grown.
+        settings["enable_seqscan"] = "off"
         # The backstop behind the call's own deadline, for statements whose cancel got lost.
         settings["statement_timeout"] = str(int(statement_timeout.total_seconds() * 1000))
         settings["idle_in_transaction_session_timeout"] = "10000"

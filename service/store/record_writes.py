@@ -166,7 +166,8 @@ async def _row(db: Database, caller: Caller, write: Write, request: Request) -> 
         quota = limits.RECORDS_PER_USER
         return write_requests.once(db, PUT, caller, request, *value, quota, write.if_absent)
 
-    if write.if_revision or write.if_absent or len(write.json) > shared_puts.LARGEST:
+    plain = write.if_revision is None and not write.if_absent
+    if not plain or not shared_puts.is_small(write.json):
         return await alone()
     who = caller.user_id, caller.session_id, request.request_id, request.request_hash
-    return await shared_puts.put(db, (*who, *value), alone)
+    return await shared_puts.put(db, (*who, *value), request, alone)

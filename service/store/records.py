@@ -7,8 +7,8 @@ bytes it is sent in. asyncpg spends more on a row for each record, with its date
 on finding it. (An aggregate takes its rows in the order of the subquery it is over.)
 
 Many records are cut at a budget of bytes, so that an answer has a bound. To find the place takes
-Postgres half as long again. So first the small values are read, and only where those are not all,
-or too much, is it found. (Of pages 16 KiB is small: a thousand of them are no burden.)
+Postgres half as long again. So first the small values are read, and only where those are not all
+is it found. (Small is what the budget has room for as often as there may be records.)
 """
 
 from collections import defaultdict
@@ -183,8 +183,9 @@ PAGE: Final = f"""
            WHERE counter.user_id = s.user_id LIMIT 1
       ) AS c ON true
      CROSS JOIN LATERAL (
-          SELECT array_agg(CASE WHEN page.size <= 16384 THEN page.message END) AS messages,
-                 max(page.size) <= 16384 AND sum(page.size) <= asked.budget AS fits
+          SELECT array_agg(CASE WHEN page.size <= asked.budget / (asked.size - 1)
+                                THEN page.message END) AS messages,
+                 max(page.size) <= asked.budget / (asked.size - 1) AS fits
             FROM ({_PAGE_ROWS}) AS page
       ) AS p
      ORDER BY asked.position

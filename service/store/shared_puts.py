@@ -2,51 +2,66 @@
 
 A write by itself costs Postgres and this process 0.4 ms; in company of fifteen, 0.1. Shared is what
 is plain: a small value, without a precondition, and one write of each user. And only what can be
-done at once is done: a user's counter that somebody else has locked is skipped, so nobody waits for
-a stranger's user, and no two such statements for each other. All the rest is for the statement of
-the one write, which waits, and knows what to say (record_writes.PUT).
+done at once is done: a user's counter that somebody else has locked is skipped, so no write waits
+for a stranger's. What is not done is for the statement of the one write, which waits, and knows
+what to say (record_writes.PUT).
 """
 
+import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import asyncpg
 
-from service.domain import limits
+from service.domain import json_text, limits
+from service.store import write_requests
 from service.store.coalesce import Coalesced
 from service.store.db import Database
+from service.store.write_requests import Request
 
-# Bytes of JSON. Sixty-four of them are a mebibyte on their way to Postgres.
+log = logging.getLogger("sixfold.store")
+
+# Characters of JSON, as Postgres may write it: all in the statement wait for the largest of them.
 LARGEST: Final = 16 * 1024
+# Numbers with an exponent are written out.
+_EXPONENT: Final = re.compile("[0-9][eE]")
 
-# Answers each in order, NULL where nothing was done. As in record_writes.PUT, the counter is locked
-# first, and the rest is in the modifying clauses.
+# A row for each in order; without a revision where nothing was done. As in record_writes.PUT, the
+# counter is locked first, and the rest is in the modifying clauses. (LATERAL with LIMIT: see
+# records.GET.)
 PUT: Final = """
-    WITH asked AS (
-        SELECT user_id, session_id, request_id, request_hash, collection, key, json, expire_time,
-               position
+    WITH asked AS MATERIALIZED (
+        SELECT a.user_id, a.request_id, a.request_hash, a.collection, a.key, a.json, a.expire_time,
+               a.position, s.user_id IS NOT NULL AS alive, seen.request_hash AS seen_hash,
+               seen.revision AS seen_revision, seen.create_time AS seen_create_time,
+               seen.update_time AS seen_update_time
           FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bytea[], $5::text[], $6::text[],
                       $7::text[], $8::timestamptz[])
-               WITH ORDINALITY AS asked (user_id, session_id, request_id, request_hash, collection,
-                                         key, json, expire_time, position)
+               WITH ORDINALITY AS a (user_id, session_id, request_id, request_hash, collection, key,
+                                     json, expire_time, position)
+          LEFT JOIN LATERAL (
+              SELECT live.user_id FROM live_sessions live
+               WHERE live.user_id = a.user_id AND live.session_id = a.session_id LIMIT 1
+          ) AS s ON true
+          LEFT JOIN LATERAL (
+              SELECT w.request_hash, w.revision, w.create_time, w.update_time
+                FROM write_requests w
+               WHERE w.user_id = a.user_id AND w.request_id = a.request_id LIMIT 1
+          ) AS seen ON true
     ), head AS MATERIALIZED (
-        SELECT locked.*, clock_timestamp() AS write_time
-          FROM (SELECT c.user_id, c.revision + 1 AS revision, c.record_count,
-                       asked.collection, asked.key, asked.json::jsonb AS json, asked.expire_time
-                  FROM asked
-                 CROSS JOIN LATERAL (
-                      SELECT live.user_id FROM live_sessions live
-                       WHERE live.user_id = asked.user_id AND live.session_id = asked.session_id
-                       LIMIT 1
-                 ) AS s
-                  JOIN user_counters c ON c.user_id = s.user_id
-                 WHERE NOT EXISTS (SELECT FROM write_requests w
-                                    WHERE w.user_id = asked.user_id
-                                      AND w.request_id = asked.request_id)
-                   FOR UPDATE OF c SKIP LOCKED) AS locked
+        SELECT asked.user_id, asked.collection, asked.key, asked.json::jsonb AS json,
+               asked.expire_time, c.revision + 1 AS revision, c.record_count,
+               clock_timestamp() AS write_time
+          FROM asked
+         CROSS JOIN LATERAL (
+              SELECT counter.revision, counter.record_count FROM user_counters counter
+               WHERE counter.user_id = asked.user_id FOR UPDATE SKIP LOCKED
+         ) AS c
+         WHERE asked.alive AND asked.seen_revision IS NULL
     ), put AS (
         INSERT INTO records AS r (user_id, collection, key, json, revision, create_time,
                                   update_time, expire_time)
@@ -73,38 +88,43 @@ PUT: Final = """
           FROM put JOIN asked USING (user_id)
          WHERE request_id IS NOT NULL
     )
-    SELECT put.revision, put.create_time, put.update_time
+    SELECT asked.alive, asked.seen_hash AS request_hash,
+           coalesce(put.revision, asked.seen_revision) AS revision,
+           coalesce(put.create_time, asked.seen_create_time) AS create_time,
+           coalesce(put.update_time, asked.seen_update_time) AS update_time
       FROM asked LEFT JOIN put USING (user_id)
      ORDER BY asked.position
 """
 
 # Of the first eight parameters of PUT, one each.
 Put: TypeAlias = tuple[UUID, UUID, UUID | None, bytes, str, str, str, datetime | None]
-Alone: TypeAlias = Callable[[], Awaitable[asyncpg.Record]]
+Rows: TypeAlias = Sequence[asyncpg.Record | None]
 
 
-class _Question(NamedTuple):
-    put: Put
-    alone: Alone
+def is_small(json: str) -> bool:
+    """Whether a value may be in others' company."""
+    written_out = json_text.MAX_DIGITS * len(_EXPONENT.findall(json))
+    return len(json) <= LARGEST and len(json) + written_out <= LARGEST
 
 
-async def put(db: Database, put: Put, alone: Alone) -> asyncpg.Record:
-    """The row of a write that shared a statement with others, or else of `alone`, the one that is
-    for it alone. The caller keeps the user's lane: two writes of one user never meet in here.
+async def put(
+    db: Database, put: Put, request: Request, alone: Callable[[], Awaitable[asyncpg.Record]]
+) -> asyncpg.Record:
+    """The row of a write, as `write_requests.once` has it: of a statement for all that are in
+    flight, or of `alone`, its own. The caller keeps the user's lane: two writes of one user never
+    meet in here. Raises SessionRevoked, RequestIdReused, and what `alone` raises.
     """
     together = db.coalesced(PUT, lambda: Coalesced(partial(_together, db), costly=True))
-    row = await together.ask(_Question(put, alone))
-    return row if row is not None else await alone()
+    row = await together.ask(put)
+    if row is None or (row["alive"] and row["revision"] is None):
+        return await alone()
+    return write_requests.judged(row if row["alive"] else None, request)
 
 
-async def _together(
-    db: Database, questions: Sequence[_Question]
-) -> Sequence[asyncpg.Record | None]:
-    if len(questions) == 1:
-        return [await questions[0].alone()]
-    columns = zip(*(question.put for question in questions), strict=True)
+async def _together(db: Database, puts: Sequence[Put]) -> Rows:
+    columns = map(list, zip(*puts, strict=True))
     try:
-        rows = await db.write_all(PUT, *map(list, columns), limits.RECORDS_PER_USER)
-    except asyncpg.PostgresError:  # one spoils it, and nothing was written
-        return [None] * len(questions)
-    return [None if row["revision"] is None else row for row in rows]
+        return await db.write_all(PUT, *columns, limits.RECORDS_PER_USER)
+    except asyncpg.PostgresError as error:  # one spoils it, and nothing was written
+        log.info("%d writes are done one by one: %s", len(puts), type(error).__name__)
+        return [None] * len(puts)

@@ -30,7 +30,8 @@ CREATE: Final = """
         INSERT INTO users AS u (user_id, username, password_hash, create_request_id)
         VALUES ($1, $2, $3, $4)
         -- Only a retry of the same request meets its own row; for all others no row comes back.
-        ON CONFLICT (username) DO UPDATE SET username = u.username
+        -- (Not `SET username`: who changes a key locks the row against writes of its user.)
+        ON CONFLICT (username) DO UPDATE SET password_hash = u.password_hash
          WHERE u.create_request_id = $4
         RETURNING user_id, username, create_time, update_time
     ), counted AS (

@@ -56,6 +56,13 @@ async def once(
         again = True
     if again:
         row = await db.write(sql, *named)
+    return judged(row, request)
+
+
+def judged(row: asyncpg.Record | None, request: Request) -> asyncpg.Record:
+    """What a write's statement says, where there was a session, and if it was seen before, then for
+    the same. Raises SessionRevoked, RequestIdReused.
+    """
     if row is None:
         raise SessionRevoked
     if row["request_hash"] not in (None, request.request_hash):

@@ -232,7 +232,7 @@ async def test_a_port_in_use_is_one_clear_line(database_url: str, setting: str) 
 
 EXAMPLES = {
     "dev": "Example: sixfold dev ",
-    "serve": "Example: SIXFOLD_DATABASE_URL=postgresql://… sixfold serve",
+    "serve": "Example: SIXFOLD_DATABASE_URL=postgresql://... sixfold serve",
     "user create": "Example: pwgen 24 1 | sixfold user create ann",
     "user disable": "Example: sixfold user disable ann",
     "healthcheck": "Example: sixfold healthcheck --service sixfold.data.v1.DataService",

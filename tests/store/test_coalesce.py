@@ -1,4 +1,4 @@
-"""Reads in flight at the same moment share a statement, and nothing else."""
+"""Questions in flight at the same moment share a statement, and nothing else."""
 
 import asyncio
 from collections.abc import Sequence

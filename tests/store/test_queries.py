@@ -161,6 +161,20 @@ async def test_no_hot_statement_reads_a_whole_table(
     assert ("sessions_pkey" in plan, "records_pkey" in plan) == (True, "record" in name), plan
 
 
+@pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
+async def test_a_shared_write_reads_no_whole_table(
+    connection: asyncpg.Connection, full: tuple[UUID, UUID], plans: str
+) -> None:
+    await connection.execute(f"SET plan_cache_mode = {plans}")
+    each = *full, REQUEST_ID, "", "c1", "k1", "1", IN_A_DAY
+
+    arrays = [f'{{"{argument}"}}' for argument in each]
+    plan = await explained(connection, CONSTANTS["shared_puts.PUT"], *arrays, 10_000)
+
+    assert "Seq Scan" not in plan, plan
+    assert "Hash Cond: (c" not in plan, plan
+
+
 async def explained(connection: asyncpg.Connection, sql: str, *arguments: object) -> str:
     """EXPLAIN cannot have parameters itself, so it is asked about a statement prepared by name."""
     name = f"explained_{uuid4().hex}"

@@ -92,7 +92,7 @@ async def test_all_that_come_while_one_runs_are_one_statement(
     written = await asyncio.gather(*(map(record_writes.put, [db] * CROWD, crowd, writes, ids)))
 
     await asyncio.sleep(0.01)  # asyncpg tells of a statement some turns after it
-    assert sent == [record_writes.PUT, shared_puts.PUT]
+    assert sent == [shared_puts.PUT, shared_puts.PUT]
     for n, me in enumerate(crowd):
         record = await get(db, me, f"k{n}")
         assert (record.json, record.revision) == (f'{{"n": {n}}}', 1)
@@ -186,13 +186,49 @@ async def test_large_values_and_conditions_share_nothing(
     db: Database, crowd: list[Caller], sent: list[str]
 ) -> None:
     large = '"' + "x" * shared_puts.LARGEST + '"'
+    long_in_postgres = "[" + ",".join(["1e300"] * 50) + "]"
     answers = await at_once(
-        db, crowd[:3], Write("c", "k", large), Write("c", "k", "1", if_absent=True)
+        db,
+        crowd[:4],
+        Write("c", "k", large),
+        Write("c", "k", "1", if_absent=True),
+        Write("c", "k", long_in_postgres),
     )
 
-    assert revisions(answers) == [1, 1, 1]
+    assert revisions(answers) == [1, 1, 1, 1]
     await asyncio.sleep(0.01)
-    assert sent == [record_writes.PUT] * 3
+    assert sorted(sent) == sorted([shared_puts.PUT, *[record_writes.PUT] * 3])
+
+
+async def test_what_is_lent_company_is_bounded_as_postgres_writes_it() -> None:
+    few = "[" + ",".join(["1e300"] * 30) + "]"
+
+    assert shared_puts.is_small(few)
+    assert shared_puts.is_small('{"id": "3e0f9e4e-7e1e-4e6e-8e2e-5e9e1e0e3e7e"}')
+    assert not shared_puts.is_small("[" + ",".join(["1E300"] * 60) + "]")
+    assert not shared_puts.is_small('"' + "x" * shared_puts.LARGEST + '"')
+
+
+async def test_a_write_that_waits_for_another_process_holds_up_no_other_user(
+    db: Database, crowd: list[Caller], database_url: str
+) -> None:
+    """However many of them there are, and whoever comes after them, alone."""
+    async with connected(database_url) as connection, connection.transaction():
+        for me in crowd[:8]:
+            await connection.execute(
+                "SELECT FROM user_counters WHERE user_id = $1 FOR UPDATE", me.user_id
+            )
+        stuck = []
+        for me in crowd[:8]:
+            put = record_writes.put(db, me, Write("c", "k", "1"), NO_REQUEST)
+            stuck.append(asyncio.ensure_future(put))
+            await asyncio.sleep(0.03)
+        async with asyncio.timeout(2):
+            for _ in range(5):
+                await record_writes.put(db, crowd[9], Write("c", "k", "1"), NO_REQUEST)
+        assert not any(each.done() for each in stuck)
+
+    assert revisions(await asyncio.gather(*stuck)) == [1] * 8
 
 
 async def test_a_cancelled_write_hurts_no_other(db: Database, crowd: list[Caller]) -> None:
