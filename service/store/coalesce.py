@@ -28,7 +28,7 @@ Batch: TypeAlias = list[tuple[Question, asyncio.Future[Answer]]]
 # beyond some fifty, sharing saves nothing more.
 WIDTH: Final = 64
 # Statements at once: one, so that questions meet, and up to this many once the newest has taken
-# PATIENCE_SECONDS, so that a connection that was lost, or a large answer, holds up nobody else's.
+# PATIENCE_SECONDS, so that a few lost connections, or large answers, hold up nobody else's.
 # With two from the start, 16 calls in flight cost Postgres twice as much, and a quarter more here.
 AT_ONCE: Final = 4
 PATIENCE_SECONDS: Final = 0.01

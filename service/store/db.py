@@ -1,7 +1,7 @@
 """The way to Postgres: a pool whose every wait is bounded, and whose failures have our names.
 
-Each call is one statement in its own transaction, so a reply after it is a reply after COMMIT, and
-PgBouncer in transaction mode is no different from Postgres.
+Each statement is a transaction, of one call or of several that share it, so a reply after it is a
+reply after COMMIT, and PgBouncer in transaction mode is no different from Postgres.
 """
 
 import asyncio

@@ -1,5 +1,6 @@
 """The records table, written to: one statement that checks the session, remembers the request_id,
-and writes; run again when nothing was written, to be sure and to say why.
+and writes; run again when nothing was written, to be sure and to say why. Plain writes are tried in
+company first: shared_puts.py.
 
 A write locks the user's counter first, which puts all writes of one user in one order. In READ
 COMMITTED the other parts of the same statement keep the snapshot from before that wait, so what

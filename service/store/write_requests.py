@@ -1,6 +1,6 @@
 """The write_requests table: the first answers of writes that carried a request_id.
 
-Each write reads and fills it in its own statement; here is what they have in common around that.
+Each write's statement reads and fills it; here is what they have in common around that.
 """
 
 from dataclasses import dataclass
