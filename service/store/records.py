@@ -48,10 +48,11 @@ GET: Final = """
 
 async def get(db: Database, caller: Caller, collection: str, key: str) -> Record:
     """One record. Raises SessionRevoked, RecordNotFound."""
-    alive, message = await db.shared(GET, *caller.ids, collection, key)
+    row = await db.shared(GET, *caller.ids, collection, key)
+    message: Record | None = row["message"]
     if message is None:
-        raise RecordNotFound(collection, key) if alive else SessionRevoked
-    return message  # type: ignore[no-any-return]
+        raise RecordNotFound(collection, key) if row["alive"] else SessionRevoked
+    return message
 
 
 # A question has its keys by collection, because one scan of the index for each collection takes a
