@@ -1,6 +1,5 @@
 """What the tests of this folder share: bytes on the wire, statements sent, and time that passes."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -36,7 +35,6 @@ async def statements(api: Api, call: Awaitable[Any]) -> list[str]:
     start = len(api.queries)
     with suppress(grpc.RpcError):
         await call
-    await asyncio.sleep(0.05)  # a process behind Envoy may tell of them after it has answered
     return [
         query
         for query in api.queries[start:]
