@@ -65,10 +65,10 @@ class Database:
         self._tidying: set[asyncio.Task[None]] = set()
 
     def shared(
-        self, sql: str, *args: str, width: int = coalesce.WIDTH
+        self, sql: str, *args: str, width: int = coalesce.WIDTH, costly: bool = False
     ) -> Awaitable[asyncpg.Record]:
         """The row for `args`, out of a statement that answers up to `width` such reads in flight
-        together.
+        together (`costly`: see Coalesced).
 
         `sql` takes lines for each argument, one from each read, and returns a row for each, in
         order. Lines, because as arrays asyncpg spends 2 µs on a read's four. An argument is not
@@ -76,7 +76,8 @@ class Database:
         """
         found = self._shared.get(sql)
         if found is None:
-            found = self.coalesced(sql, lambda: Coalesced(partial(self._lines, sql), width=width))
+            load = partial(self._lines, sql)
+            found = self.coalesced(sql, lambda: Coalesced(load, width=width, costly=costly))
         return found.ask(args)
 
     def _lines(
