@@ -33,6 +33,7 @@ class User(NamedTuple):
     update_time: datetime
 
 
-# One value a user keeps, as it is sent: a sixfold.data.v1.Record in the Protocol Buffers encoding,
-# because an object and its datetimes cost a read more than everything else about a record.
+# One value a user keeps, as it is sent: a sixfold.data.v1.GetRecordResponse in the Protocol Buffers
+# encoding, several of which in a row are what the other responses have of records. Because an
+# object and its datetimes cost a read more than everything else about a record.
 Record: TypeAlias = bytes

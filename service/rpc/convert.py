@@ -1,7 +1,7 @@
 """Domain value ↔ message, a line each."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -55,45 +55,19 @@ def set_user(into: auth_pb2.User, value: User) -> None:
     _set_time(into.update_time, value.update_time)
 
 
-class _Varints(dict[int, bytes]):
-    """Lengths as they are on the wire (base 128, lowest first)."""
-
-    def __missing__(self, number: int) -> bytes:
-        low = bytes((number & 127 | (128 if number > 127 else 0),))
-        wire = low + self[number >> 7] if number > 127 else low
-        if number < 2**14:  # which bounds this
-            self[number] = wire
-        return wire
-
-
-_varint: Final = _Varints()
-
-
-def record(value: Record) -> bytes:
-    """A GetRecordResponse; or one of several records in a response, where they are field 1, too.
-
-    Not through a message, as fields that follow each other are one.
-    """
-    return b"\x0a" + _varint[len(value)] + value
-
-
 def page(value: Page, rest: data_pb2.GetUserDataResponse | data_pb2.ListRecordsResponse) -> bytes:
     """The response with a page's records and the `rest`."""
-    return b"".join((*map(record, value.records), rest.SerializeToString()))
+    return b"".join((*value.records, rest.SerializeToString()))
 
 
-def batch(names: Iterable[tuple[str, str]], found: Iterable[Record | None]) -> bytes:
+def batch(names: Iterable[tuple[str, str]], found: Sequence[Record | None]) -> bytes:
     """A BatchGetRecordsResponse with what there is of each name."""
     rest = data_pb2.BatchGetRecordsResponse()
-    fields = []
     for (collection, key), value in zip(names, found, strict=True):
-        if value:
-            fields.append(record(value))
-        else:
+        if not value:
             where = rest.missing if value is None else rest.unread
             where.add(collection=collection, key=key)
-    fields.append(rest.SerializeToString())
-    return b"".join(fields)
+    return b"".join((*filter(None, found), rest.SerializeToString()))
 
 
 def request(message: data_pb2.PutRecordRequest | data_pb2.DeleteRecordRequest) -> Request:

@@ -20,7 +20,8 @@ _NAME = attrgetter("collection", "key")
 class DataService(data_pb2_grpc.DataServiceServicer):
     """One method per RPC. `page_key` makes page tokens ours.
 
-    Those that read records answer in bytes (see `convert`), which the generated types do not know.
+    Those that read records answer in bytes (see models.Record), which the generated types do not
+    know.
     """
 
     def __init__(self, db: Database, *, page_key: bytes) -> None:
@@ -35,7 +36,7 @@ class DataService(data_pb2_grpc.DataServiceServicer):
 
     async def GetRecord(self, request: pb.GetRecordRequest, _: Any = None) -> bytes:  # type: ignore[override]
         me = caller.get()
-        return convert.record(await records.get(self._db, me, request.collection, request.key))
+        return await records.get(self._db, me, request.collection, request.key)
 
     async def BatchGetRecords(self, request: pb.BatchGetRecordsRequest, _: Any = None) -> bytes:  # type: ignore[override]
         names = list(map(_NAME, request.names))
@@ -86,5 +87,5 @@ class DataService(data_pb2_grpc.DataServiceServicer):
         page = await records.page(self._db, me, request.collection, after, size)
         if not page.more:
             return page, ""
-        last = _NAME(pb.Record.FromString(page.records[-1]))
+        last = _NAME(pb.GetRecordResponse.FromString(page.records[-1]).record)
         return page, paging.seal(self._page_key, me, query, last)

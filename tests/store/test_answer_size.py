@@ -64,7 +64,7 @@ async def test_a_batch(pool: Database, database_url: str, seed: int) -> None:
     found = await records.batch_get(pool, me, [(collection(f"{n:03}"), f"{n:03}") for n in asked])
 
     there = [number for number in asked if number in size_of]
-    read = [pb.Record.FromString(each) for each in found if each]
+    read = [pb.GetRecordResponse.FromString(each).record for each in found if each]
     assert [int(record.key) for record in read] == there[: fitting([size_of[n] for n in there])]
     assert [each is None for each in found] == [number not in size_of for number in asked]
 
@@ -82,6 +82,6 @@ async def test_a_page(pool: Database, database_url: str, seed: int) -> None:
     page = await records.page(pool, me, "", ("", ""), most)
 
     count = fitting([size for _, size in ordered[:most]])
-    read = [pb.Record.FromString(each) for each in page.records]
+    read = [pb.GetRecordResponse.FromString(each).record for each in page.records]
     assert [record.key for record in read] == [key for key, _ in ordered[:count]]
     assert page.more == (count < len(ordered))

@@ -80,7 +80,7 @@ async def written_rows(db: Database, me: Caller) -> tuple[int, int, int]:
 
 async def read(db: Database, me: Caller, key: str) -> tuple[str, int]:
     """Value and revision of a record in the collection c."""
-    record = pb.Record.FromString(await records.get(db, me, "c", key))
+    record = pb.GetRecordResponse.FromString(await records.get(db, me, "c", key)).record
     return record.json, record.revision
 
 
@@ -338,7 +338,7 @@ async def test_a_page_is_the_state_at_its_revision(
     for page in recorder.pages:
         found = {
             record.key: (record.json, record.revision)
-            for record in map(pb.Record.FromString, page.records)
+            for record in (pb.GetRecordResponse.FromString(each).record for each in page.records)
         }
         assert found == states[page.revision]
 

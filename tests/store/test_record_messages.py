@@ -74,7 +74,7 @@ async def test_a_record_is_kept_as_its_message(pool: Database) -> None:
         )
 
         assert row is not None
-        assert row[0] == expected.SerializeToString(), expected
+        assert row[0] == pb.GetRecordResponse(record=expected).SerializeToString(), expected
 
 
 async def test_who_restores_a_dump_or_renames_the_schema_computes_them_too(
@@ -93,4 +93,4 @@ async def test_who_restores_a_dump_or_renames_the_schema_computes_them_too(
         )
         await transaction.rollback()
 
-    assert pb.Record.FromString(message).json == "[]"
+    assert pb.GetRecordResponse.FromString(message).record.json == "[]"

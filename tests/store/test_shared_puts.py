@@ -74,7 +74,7 @@ async def at_once(
 
 
 async def get(db: Database, me: Caller, key: str = "k") -> pb.Record:
-    return pb.Record.FromString(await records.get(db, me, "c", key))
+    return pb.GetRecordResponse.FromString(await records.get(db, me, "c", key)).record
 
 
 def revisions(answers: list[Written | BaseException]) -> list[object]:

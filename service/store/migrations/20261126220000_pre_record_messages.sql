@@ -1,9 +1,18 @@
 -- migrate:up
 
 -- A record is the same at every read, so it is put on the wire once, when it is written: as a
--- sixfold.data.v1.Record in the Protocol Buffers encoding. One function, which calls none of ours:
--- who restores a dump, or has renamed the schema, computes it under another search path.
--- Adding the column writes the table anew; nothing has been released that could have a large one.
+-- sixfold.data.v1.GetRecordResponse in the Protocol Buffers encoding, which is also what stands for
+-- it in the responses with several, as all have it in field 1, and fields follow each other.
+-- One function, which calls none of ours: who restores a dump, or has renamed the schema, computes
+-- it under another search path. Adding the column writes the table anew; nothing has been released
+-- that could have a large one.
+
+-- What earlier, unreleased versions kept instead.
+ALTER TABLE records DROP COLUMN IF EXISTS stamps, DROP COLUMN IF EXISTS message;
+DROP FUNCTION IF EXISTS record_stamps(bigint, timestamptz, timestamptz, timestamptz);
+DROP FUNCTION IF EXISTS record_message(
+    text, text, jsonb, bigint, timestamptz, timestamptz, timestamptz
+);
 
 CREATE FUNCTION record_message(
     collection text, key text, value jsonb, revision bigint,
@@ -22,11 +31,13 @@ DECLARE
     tag     integer;
     epoch   numeric;
 BEGIN
-    FOR field IN 1..7 LOOP
+    FOR field IN 1..8 LOOP -- those of Record, and then its own
         IF field < 4 THEN
             numbers := ARRAY[octet_length(texts[field])];
         ELSIF field = 4 THEN
             numbers := ARRAY[revision];
+        ELSIF field = 8 THEN
+            numbers := ARRAY[octet_length(message)];
         ELSE
             CONTINUE WHEN times[field - 4] IS NULL;
             -- Some drivers write the last moment of the year 9999 as infinity.
@@ -37,7 +48,8 @@ BEGIN
         FOR place IN 1..cardinality(numbers) LOOP
             number := numbers[place];
             CONTINUE WHEN number = 0;
-            tag := CASE WHEN field < 4 THEN 8 * field + 2 WHEN field = 4 THEN 32 ELSE 8 * place END;
+            tag := CASE WHEN field < 4 THEN 8 * field + 2 WHEN field = 4 THEN 32
+                        WHEN field = 8 THEN 10 ELSE 8 * place END;
             part := part || set_byte('\x00', 0, tag);
             WHILE number NOT BETWEEN 0 AND 127 LOOP
                 part := part || set_byte('\x00', 0, (number & 127)::integer | 128);
@@ -47,13 +59,14 @@ BEGIN
         END LOOP;
         IF field < 4 THEN
             part := part || texts[field];
+        ELSIF field = 8 THEN
+            RETURN part || message;
         ELSIF field > 4 THEN -- a google.protobuf.Timestamp: its type, its length, seconds and nanos
             part := set_byte('\x00', 0, 8 * field + 2) || set_byte('\x00', 0, octet_length(part))
                                                        || part;
         END IF;
         message := message || part;
     END LOOP;
-    RETURN message;
 END
 $$;
 
@@ -64,10 +77,6 @@ ALTER TABLE records ADD COLUMN message bytea GENERATED ALWAYS AS (
 -- A row holds its value twice, so values of as many bytes as before stay in it, uncompressed: twice
 -- the default of 2 kB.
 ALTER TABLE records SET (toast_tuple_target = 4080);
-
--- What an earlier, unreleased version kept instead.
-ALTER TABLE records DROP COLUMN IF EXISTS stamps;
-DROP FUNCTION IF EXISTS record_stamps(bigint, timestamptz, timestamptz, timestamptz);
 
 -- migrate:down
 
