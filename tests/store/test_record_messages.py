@@ -4,6 +4,7 @@ import json
 import random
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from sixfold.data.v1 import data_pb2 as pb
 
@@ -75,6 +76,28 @@ async def test_a_record_is_kept_as_its_message(pool: Database) -> None:
 
         assert row is not None
         assert row[0] == pb.GetRecordResponse(record=expected).SerializeToString(), expected
+
+
+@pytest.mark.parametrize("size", [2**7, 2**14])
+async def test_a_length_of_any_size_stands_before_it(pool: Database, size: int) -> None:
+    for length in range(size - 80, size + 2):
+        expected = pb.Record(
+            collection="c",
+            key="k",
+            json="1" * length,
+            revision=1,
+            create_time=stamp(EDGES[2]),
+            update_time=stamp(EDGES[2]),
+        )
+
+        row = await pool.row(
+            "SELECT record_message('c', 'k', repeat('1', $1)::jsonb, 1, $2, $2, NULL)",
+            length,
+            EDGES[2],
+        )
+
+        assert row is not None
+        assert row[0] == pb.GetRecordResponse(record=expected).SerializeToString()
 
 
 async def test_who_restores_a_dump_or_renames_the_schema_computes_them_too(
