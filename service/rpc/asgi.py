@@ -1,7 +1,8 @@
 """The ASGI adapter: what is mounted, as one application for a server that speaks HTTP/2.
 
 Small because that server, Envoy, does the rest: HTTP itself, flow control, the limits of
-connections, gRPC-Web and JSON. It needs the `http.response.trailers` extension.
+connections, gRPC-Web and JSON. It needs the `http.response.trailers` extension, and a `receive`
+that gives a future, as pyvoy's does.
 """
 
 import asyncio
@@ -9,14 +10,14 @@ import logging
 import math
 import re
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping
 from typing import Any, Final, cast
 
 from grpc import StatusCode
 
 from service.rpc.interceptors import Layer
 from service.rpc.mount import Method, MethodHandler, Mount
-from service.rpc.wire import Aborted, Context, Receive, Scope, Send
+from service.rpc.wire import Aborted, Context, Event, Receive, Scope, Send
 
 log = logging.getLogger("sixfold.rpc")
 
@@ -61,9 +62,11 @@ class Adapter(Mount):
             return _plain(send, status, (b"accept", b"application/grpc"))
         if scope["method"] != "POST":
             return _plain(send, 405, (b"allow", b"POST"))
-        return self._serve(context, path)
+        # The message is asked for before there is a task to wait for it, because it comes from
+        # Envoy's thread: 3 µs of CPU time a call, and one turn of the loop.
+        return self._serve(context, path, receive())
 
-    async def _serve(self, context: Context, path: bytes) -> None:
+    async def _serve(self, context: Context, path: bytes, first: Awaitable[Event]) -> None:
         self._open[context] = cast(asyncio.Task[Any], asyncio.current_task())
         answer = None
         try:
@@ -77,9 +80,9 @@ class Adapter(Mount):
                         context.refuse(*_DRAINING)
                 request: Any = b""
                 if method.request_streaming:
-                    request = context.messages()
+                    request = context.messages(first)
                 elif method is not self.unknown:  # which is not to wait for anything
-                    request = await context.message()
+                    request = await context.message(first)
                 answer = await method.run(request, context, *context.asked())
             except Aborted:
                 pass

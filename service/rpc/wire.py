@@ -16,8 +16,9 @@ from service.rpc import headers
 from service.rpc.headers import Headers, Metadata
 
 Scope: TypeAlias = dict[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
-Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
+Event: TypeAlias = dict[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Event]]
+Send: TypeAlias = Callable[[Event], Awaitable[None]]
 
 # For the message to arrive, where the caller has set no deadline.
 READ_SECONDS: Final = 30.0
@@ -143,10 +144,10 @@ class Context:
 
     # Messages in
 
-    async def message(self) -> bytes:
-        """The message of a call that has one."""
+    async def message(self, first: Awaitable[Event]) -> bytes:
+        """The message of a call that has one. `first` is what was received first."""
         self._check_headers()
-        self._buffer = data = self._body(await self._receive())
+        self._buffer = data = self._body(await first)
         whole = self.ended and data[:1] == b"\0" and len(data) == 5 + self._length()
         if not whole:
             data = await self._in_pieces()
@@ -159,9 +160,10 @@ class Context:
             self.refuse(StatusCode.UNIMPLEMENTED, "this method takes one message")
         return b"     " + messages[0]
 
-    async def messages(self) -> AsyncIterator[bytes]:
+    async def messages(self, first: Awaitable[Event]) -> AsyncIterator[bytes]:
         """The messages of a call that has many."""
         self._check_headers()
+        self._buffer = self._body(await first)
         self.give_up_at = self._deadline
         async for message in self._framed():
             yield message
@@ -178,7 +180,7 @@ class Context:
             flag, message, self._buffer = self._buffer[0], self._buffer[5:end], self._buffer[end:]
             yield self._inflated(message) if flag else message
 
-    def _body(self, event: dict[str, Any]) -> bytes:
+    def _body(self, event: Event) -> bytes:
         if event["type"] == "http.disconnect":
             raise Disconnected
         self.ended = not event["more_body"]
@@ -252,7 +254,7 @@ class Context:
         else:
             await send({"type": "http.response.trailers", "headers": self._closing()})
 
-    def _start(self) -> dict[str, Any]:
+    def _start(self) -> Event:
         self._begun = True
         return _STARTED | {"headers": [*_HEADERS, *self._initial]}
 
@@ -263,6 +265,6 @@ class Context:
         return closing
 
 
-def _answer(message: bytes | None, *, more: bool) -> dict[str, Any]:
+def _answer(message: bytes | None, *, more: bool) -> Event:
     framed = b"" if message is None else b"\0" + len(message).to_bytes(4, "big") + message
     return {"type": "http.response.body", "body": framed, "more_body": more}

@@ -1,7 +1,7 @@
 """The adapter by itself: what PROTOCOL-HTTP2.md asks of a server, event by event.
 
-The events are those of pyvoy: `receive` answers at once after the end of the body, `send` raises
-OSError once the caller has gone.
+The events are those of pyvoy: `receive` gives a future, and answers at once after the end of the
+body; `send` raises OSError once the caller has gone.
 """
 
 import asyncio
@@ -174,7 +174,10 @@ class Caller:
         def gone() -> bool:
             return asyncio.get_running_loop().time() > left
 
-        async def receive() -> Event:
+        def receive() -> asyncio.Future[Event]:
+            return asyncio.ensure_future(received())
+
+        async def received() -> Event:
             await asyncio.sleep(0)
             if gone():
                 return {"type": "http.disconnect"}
