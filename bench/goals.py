@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.table import Row
+from bench.world import BASE
 
 Find = Callable[[str, str, str], Row | None]
 # By door: GetRecord at 128 in flight, as a multiple of the bare grpc.aio echo.
 READS: Final = {"grpcio": 0.6, "envoy": 2.2}
-# By either door: 150,000 records a second on a core that echoes 5,000 times.
+# By either door: 150,000 records a second on a core that echoes 5,000 times. On a core, so what
+# counts is the server's CPU time; in the rates is the work of who calls, too.
 BATCHES: Final = 0.3
 
 
@@ -32,15 +34,18 @@ def goals(rows: Sequence[Row], doors: Sequence[str]) -> list[Goal]:
     found = []
     for door in doors:
         read, page = find("GetRecord", door), find("GetUserData", door)
-        batch = find("BatchGetRecords", door)
+        batch, echo = find("BatchGetRecords", door), find("echo", BASE)
         put, login = find("PutRecord", door), find("Login", door)
         of_read = page.rate / read.rate if page and read and read.rate else None
+        on_core = (
+            echo.cpu_us / batch.cpu_us if batch and echo and batch.cpu_us and echo.cpu_us else None
+        )
         # The service did so, too, when the goal was set.
         raw = find("argon2 reference", load="all cores")
         of_raw = login.rate / raw.rate if login and raw and raw.rate else None
         found += [
             Goal(f"GetRecord ÷ echo, {door}", READS.get(door, 0), read.of_echo if read else None),
-            Goal(f"BatchGetRecords ÷ echo, {door}", BATCHES, batch.of_echo if batch else None),
+            Goal(f"BatchGetRecords ÷ echo, by CPU time, {door}", BATCHES, on_core),
             Goal(f"GetUserData ÷ GetRecord, {door}", 0.6, of_read),
             Goal(f"PutRecord ÷ pgbench, {door}", 0.7, put.of_limit if put else None),
             Goal(f"Login ÷ raw argon2, {door}", 0.9, login.of_limit if login else None),
