@@ -43,7 +43,7 @@ QUIET_TURNS: Final = 20
 HOLD_SECONDS: Final = 0.005
 CROWD: Final = 3
 # The same where a statement costs as much as several questions in it: of 128 writes in flight at
-# grpc.aio more meet, which makes a tenth more a second; with a crowd of 16 it is no more.
+# grpc.aio eight meet instead of four, a tenth more a second; with a crowd of 16 it is no more.
 COSTLY_CROWD: Final = 8
 # Questions that may wait. They pile up only while Postgres stands still, each for no longer than
 # its caller's deadline; this bounds the memory until then.
