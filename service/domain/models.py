@@ -34,6 +34,6 @@ class User(NamedTuple):
 
 
 # One value a user keeps, as it is sent: a sixfold.data.v1.GetRecordResponse in the Protocol Buffers
-# encoding, several of which in a row are what the other responses have of records. Because an
-# object and its datetimes cost a read more than everything else about a record.
+# encoding, several of which in a row are what the other responses have of records. An object and
+# its datetimes would cost a read more than everything else about a record.
 Record: TypeAlias = bytes

@@ -163,8 +163,8 @@ class Context:
     async def messages(self, first: Awaitable[Event]) -> AsyncIterator[bytes]:
         """The messages of a call that has many."""
         self._check_headers()
-        self._buffer = self._body(await first)
         self.give_up_at = self._deadline
+        self._buffer = self._body(await first)
         async for message in self._framed():
             yield message
 

@@ -1,7 +1,7 @@
 """The adapter by itself: what PROTOCOL-HTTP2.md asks of a server, event by event.
 
-The events are those of pyvoy: `receive` gives a future, and answers at once after the end of the
-body; `send` raises OSError once the caller has gone.
+The events are those of pyvoy: `receive` asks when it is called, and answers at once after the end
+of the body; `send` raises OSError once the caller has gone.
 """
 
 import asyncio
@@ -21,11 +21,10 @@ from grpc_health.v1.health import aio as grpc_health
 
 from service.domain import limits
 from service.domain.errors import TokenMissing
-from service.rpc import asgi, interceptors, reflection
+from service.rpc import asgi, interceptors, reflection, wire
 from service.rpc.asgi import Adapter
-from service.rpc.wire import Context
+from service.rpc.wire import Context, Event, Scope
 
-Event = dict[str, Any]
 OK, END = b"0", {"type": "http.request", "body": b"", "more_body": False}
 
 
@@ -149,6 +148,17 @@ KINDS = {
 }
 
 
+def scope(path: bytes, headers: Sequence[tuple[str, bytes]], verb: str = "POST") -> Scope:
+    return {
+        "type": "http",
+        "method": verb,
+        "raw_path": path.partition(b"?")[0],
+        "query_string": path.partition(b"?")[2],
+        "headers": [(name.encode(), value) for name, value in headers],
+        "client": ("192.0.2.1", 4711),
+    }
+
+
 class Caller:
     """Calls the adapter as pyvoy does."""
 
@@ -189,15 +199,9 @@ class Caller:
             answer.events.append(event)
 
         given = {"content-type": b"application/grpc", "te": b"trailers"} | (headers or {})
-        scope = {
-            "type": "http",
-            "method": verb,
-            "raw_path": (path or f"/test.Service/{method}".encode()).partition(b"?")[0],
-            "query_string": (path or b"").partition(b"?")[2],
-            "headers": [(name.encode(), value) for name, value in (*given.items(), *again)],
-            "client": ("192.0.2.1", 4711),
-        }
-        await asyncio.wait_for(self.adapter(scope, receive, send), 10)
+        path = path or f"/test.Service/{method}".encode()
+        asked = scope(path, [*given.items(), *again], verb)
+        await asyncio.wait_for(self.adapter(asked, receive, send), 10)
         return answer
 
 
@@ -427,6 +431,72 @@ async def test_a_server_that_stops_says_so(call: Caller) -> None:
 
     assert (await calling).status == b"14"
     await asyncio.wait_for(call.adapter.ended(), 1)
+
+
+# Messages that come late, or never
+
+
+async def answered(adapter: Adapter, path: bytes, message: asyncio.Future[Event]) -> Answer:
+    """The answer to a call whose message comes when it does."""
+    answer = Answer()
+
+    async def send(event: Event) -> None:
+        answer.events.append(event)
+
+    asked = scope(path, [("content-type", b"application/grpc")])
+    await asyncio.wait_for(adapter(asked, lambda: message, send), 10)
+    return answer
+
+
+async def test_a_message_is_asked_for_before_there_is_a_task(call: Caller) -> None:
+    asked = []
+
+    def receive() -> asyncio.Future[Event]:
+        asked.append(True)
+        return asyncio.get_running_loop().create_future()
+
+    async def send(event: Event) -> None:
+        raise AssertionError(event)
+
+    headers = [("content-type", b"application/grpc")]
+    call.adapter(scope(b"/test.Service/Echo", headers), receive, send).close()
+
+    assert asked == [True]
+
+
+@pytest.mark.parametrize(("most", "path"), [(99, b"/no/such"), (0, b"/test.Service/Echo")])
+async def test_who_is_refused_anyway_waits_for_no_message(
+    call: Caller, caplog: pytest.LogCaptureFixture, most: int, path: bytes
+) -> None:
+    call.adapter.most = most
+    never = asyncio.get_running_loop().create_future()
+
+    answer = await answered(call.adapter, path, never)
+
+    assert answer.status == (b"12" if most else b"8")
+    never.set_result({"type": "http.disconnect"})  # as pyvoy does then
+    await asyncio.sleep(0)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("method", "status"), [("Echo", b"4"), ("Shout", OK)])
+async def test_only_a_call_of_one_message_must_have_it_soon(
+    call: Caller, monkeypatch: pytest.MonkeyPatch, method: str, status: bytes
+) -> None:
+    """Whatever a stream says, it may say it late."""
+    monkeypatch.setattr(wire, "READ_SECONDS", 0.1)
+    late: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+    event = {"type": "http.request", "body": framed("hello"), "more_body": False}
+
+    def come() -> None:
+        if not late.done():
+            late.set_result(event)
+
+    asyncio.get_running_loop().call_later(3 * asgi.LOOK_SECONDS, come)
+
+    answer = await answered(call.adapter, f"/test.Service/{method}".encode(), late)
+
+    assert answer.status == status
 
 
 # Compression and size

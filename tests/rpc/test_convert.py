@@ -1,4 +1,4 @@
-"""Records on the wire, which no message of the generated code writes: the bytes are the same."""
+"""Records on the wire, which no message of the generated code writes: it reads them."""
 
 from sixfold.data.v1 import data_pb2 as pb
 

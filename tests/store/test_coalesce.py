@@ -325,8 +325,67 @@ async def test_where_statements_are_costly_the_few_who_wait_are_gathered_too(
     await one_a_turn(Coalesced(cheap.load), 200, turns=2)
     await one_a_turn(Coalesced(costly.load, costly=True), 200, turns=2)
 
-    assert max(cheap.widths) < coalesce.CROWD < max(costly.widths)
+    assert max(cheap.widths) < coalesce.CROWD
+    assert max(costly.widths) > coalesce.COSTLY_CROWD
     assert len(costly.widths) < len(cheap.widths) / 2
+
+
+@pytest.mark.parametrize(
+    ("costly", "waiting", "held"),
+    [
+        (False, coalesce.CROWD - 1, True),
+        (False, coalesce.CROWD, False),
+        (True, coalesce.COSTLY_CROWD - 1, True),
+        (True, coalesce.COSTLY_CROWD, False),
+    ],
+)
+async def test_how_many_are_company_enough(
+    untimed: None, monkeypatch: pytest.MonkeyPatch, costly: bool, waiting: int, held: bool
+) -> None:
+    monkeypatch.setattr(coalesce, "TRY_EVERY", 2)
+    statements = Statements()
+    coalesced = Coalesced(statements.load, at_once=1, costly=costly)
+    statements.gate.set()
+    await coalesced.ask(0)
+    statements.gate.clear()
+    tasks = asking(coalesced, 1, 2, 3)  # the second try: these gather
+    while len(statements.asked) < 2:
+        await asyncio.sleep(0)
+    crowd = list(range(20, 20 + waiting))
+    tasks += asking(coalesced, *crowd)
+    await settle()
+
+    statements.gate.set()
+    await settle()
+    tasks += asking(coalesced, 40)
+    await asyncio.gather(*tasks)
+
+    assert statements.asked[:2] == [[0], [1, 2, 3]]
+    assert statements.asked[2] == ([*crowd, 40] if held else crowd)
+
+
+async def test_a_statement_that_ends_while_others_gather_leaves_them_alone(
+    untimed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two who gather would halve the company, and the second find nobody."""
+    monkeypatch.setattr(coalesce, "TRY_EVERY", 1)
+    monkeypatch.setattr(coalesce, "PATIENCE_SECONDS", 0)
+    statements = Statements()
+    coalesced = Coalesced(statements.load, at_once=2, costly=True)
+    tasks = []
+    for number in (1, 2):
+        tasks += asking(coalesced, number)
+        while len(statements.asked) < number:
+            await asyncio.sleep(0)
+    tasks += asking(coalesced, 3, 4)
+
+    statements.gate.set()
+    await settle()
+    tasks += asking(coalesced, 5, 6)
+    await asyncio.gather(*tasks)
+
+    assert statements.asked == [[1], [2], [3, 4, 5, 6]]
+    assert coalesced._holding
 
 
 async def test_questions_that_come_slowly_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@
 -- it under another search path. Adding the column writes the table anew; nothing has been released
 -- that could have a large one.
 
--- What earlier, unreleased versions kept instead.
+-- What earlier, unreleased versions kept instead. Their processes must have ended.
 ALTER TABLE records DROP COLUMN IF EXISTS stamps, DROP COLUMN IF EXISTS message;
 DROP FUNCTION IF EXISTS record_stamps(bigint, timestamptz, timestamptz, timestamptz);
 DROP FUNCTION IF EXISTS record_message(
