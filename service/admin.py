@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from service import app
+from service import app, policies
 from service.domain import ids, keys, passwords, usernames
 from service.domain.errors import UserNotFound
 from service.rpc import certificate
@@ -33,7 +33,7 @@ async def migrate_status(settings: Settings) -> list[dict[str, Any]]:
 async def keys_list(settings: Settings) -> list[dict[str, Any]]:
     """Every published key: {kid, create_time, sign_after, expire_time}."""
     async with app.database(settings) as pool:
-        loaded = await signing_keys.load(pool, app.key_encryption_key(settings))
+        loaded = await signing_keys.load(pool, policies.key_encryption_key(settings))
     return [
         {
             "kid": key.kid,
@@ -49,8 +49,8 @@ async def keys_rotate(settings: Settings, *, now: bool = False) -> dict[str, Any
     """Publish a new key: {kid, sign_after}. `now` is for a key that has leaked: the new one signs
     at once, and what older ones signed is refused as soon as each process has read the keys.
     """
-    rotation = Rotation(timedelta(0), timedelta(0)) if now else app.rotation(settings)
-    kek = app.key_encryption_key(settings)
+    rotation = Rotation(timedelta(0), timedelta(0)) if now else policies.rotation(settings)
+    kek = policies.key_encryption_key(settings)
     async with app.database(settings) as pool:
         await signing_keys.load(
             pool, kek
@@ -66,7 +66,7 @@ async def user_create(settings: Settings, username: str, password: str) -> dict[
     InvalidArgument.
     """
     name = usernames.canonical(username)
-    policy = app.password_policy(settings)
+    policy = policies.password(settings)
     passwords.check(policy, password, username=name, field="password")
     prepared = passwords.prepare(password)
     password_hash = passwords.hash_password(policy, prepared, secrets.token_bytes(16))

@@ -15,14 +15,12 @@ from grpc_health.v1 import health_pb2_grpc
 from sixfold.auth.v1 import auth_pb2_grpc
 from sixfold.data.v1 import data_pb2_grpc
 
-from service import http_port
+from service import http_port, policies
 from service.domain import keys
 from service.domain.errors import DatabaseUnavailable, NotReady
-from service.domain.passwords import PasswordPolicy
-from service.domain.tokens import TokenPolicy
 from service.place import Place
 from service.rpc import asgi, deadlines, interceptors, policy, reflection, server
-from service.rpc.auth import AuthPolicy, AuthService
+from service.rpc.auth import AuthService
 from service.rpc.certificate import Certificate
 from service.rpc.data import DataService
 from service.rpc.hashing import HashPool
@@ -35,16 +33,11 @@ from service.settings import Settings, host_port
 from service.store import capacity, db, janitor
 from service.store.db import Database
 from service.store.keyring import Keyring
-from service.store.sessions import Lifetimes
-from service.store.signing_keys import Rotation
 from service.telemetry import siblings
 from service.telemetry.logs import AccessLog
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger("sixfold")
-
-# Verifiers may keep the key set this long; new keys are published for longer before they sign.
-JWKS_MAX_AGE = timedelta(minutes=5)
 
 # The process' own, beside `pool_size`: one for the janitor, one for readiness and keys. A process
 # whose pool is full of calls is busy, not unready, and still learns of new keys.
@@ -66,17 +59,6 @@ class Ports:
 def utc_now() -> datetime:
     """The clock."""
     return datetime.now(UTC)
-
-
-def key_encryption_key(settings: Settings) -> bytes:
-    """What the signing keys in Postgres are sealed with."""
-    return keys.derive(settings.master_key, "sixfold signing keys")
-
-
-def rotation(settings: Settings) -> Rotation:
-    """Publish before signing; keep until the last token signed has expired on every process."""
-    longest = settings.access_token_seconds + 2 * settings.key_refresh_seconds + 60
-    return Rotation(timedelta(seconds=settings.key_publish_seconds), timedelta(seconds=longest))
 
 
 @asynccontextmanager
@@ -123,7 +105,7 @@ async def serving(
         database(settings, size=HOUSEKEEPING_CONNECTIONS) as own,
         hash_pool(settings) as hashing,
     ):
-        keyring = Keyring(own, key_encryption_key(settings))
+        keyring = Keyring(own, policies.key_encryption_key(settings))
         try:
             if not settings.database_pooler:  # how many there are then is the pooler's business
                 each = settings.pool_size + HOUSEKEEPING_CONNECTIONS
@@ -139,9 +121,15 @@ async def serving(
             settings, keyring, measures, AccessLog(log_stream, settings.log_format)
         )
         door = make_door(layers, stream_layers)
-        auth_pb2_grpc.add_AuthServiceServicer_to_server(
-            _auth_service(settings, pool, keyring, hashing), cast(Any, door)
+        auth = AuthService(
+            pool,
+            keyring,
+            hashing,
+            policies.auth(settings),
+            now=utc_now,
+            entropy=secrets.token_bytes,
         )
+        auth_pb2_grpc.add_AuthServiceServicer_to_server(auth, cast(Any, door))
         data_pb2_grpc.add_DataServiceServicer_to_server(
             DataService(pool, page_key=keys.derive(settings.master_key, "sixfold page tokens")),
             cast(Any, door),
@@ -154,7 +142,7 @@ async def serving(
             http_port.app,
             issuer=settings.issuer,
             jwks=lambda: _jwks(keyring),
-            max_age=int(JWKS_MAX_AGE.total_seconds()),
+            max_age=int(policies.JWKS_MAX_AGE.total_seconds()),
             ready=lambda: readiness.reason,
         )
         transport = Transport(
@@ -225,54 +213,13 @@ async def hash_pool(settings: Settings) -> AsyncIterator[HashPool]:
         pool.close()
 
 
-def password_policy(settings: Settings) -> PasswordPolicy:
-    """What a password must be, and what a hash costs."""
-    return PasswordPolicy(
-        min_length=settings.password_min_length,
-        memory_kib=settings.argon2_memory_kib,
-        time_cost=settings.argon2_time_cost,
-    )
-
-
-def _auth_service(
-    settings: Settings, pool: Database, keyring: Keyring, hashing: HashPool
-) -> AuthService:
-    return AuthService(
-        pool,
-        keyring,
-        hashing,
-        AuthPolicy(
-            tokens=_token_policy(settings),
-            passwords=password_policy(settings),
-            lifetimes=Lifetimes(
-                idle=timedelta(seconds=settings.session_idle_seconds),
-                absolute=timedelta(seconds=settings.session_seconds),
-                grace=timedelta(seconds=settings.refresh_grace_seconds),
-            ),
-            sign_up=settings.sign_up,
-            jwks_max_age=JWKS_MAX_AGE,
-            tag_key=keys.derive(settings.master_key, "sixfold refresh tokens"),
-        ),
-        now=utc_now,
-        entropy=secrets.token_bytes,
-    )
-
-
-def _token_policy(settings: Settings) -> TokenPolicy:
-    return TokenPolicy(
-        issuer=settings.issuer,
-        audience=settings.audience,
-        lifetime=timedelta(seconds=settings.access_token_seconds),
-    )
-
-
 def _layers(
     settings: Settings, keyring: Keyring, measures: Metrics, access_log: AccessLog
 ) -> tuple[list[Layer], list[Layer]]:
     """What surrounds a call, and what surrounds a stream; outermost first."""
     metrics = interceptors.metrics(measures, access_log)
     errors = interceptors.errors(server.ABORTS + asgi.ABORTS)
-    auth = interceptors.auth(_token_policy(settings), keyring, utc_now)
+    auth = interceptors.auth(policies.token(settings), keyring, utc_now)
     deadline = deadlines.deadline(settings.deadline_seconds, settings.max_deadline_seconds)
     # Validate is the innermost of each method, with the method's own message.
     return [metrics, errors, auth, deadline], [metrics, errors, auth]

@@ -16,7 +16,7 @@ import jwt
 import pytest
 from sixfold.auth.v1 import auth_pb2 as pb
 
-from service import admin, app
+from service import admin, app, policies
 from service.domain import keys, tokens
 from service.domain.keys import KeySet, MasterKeyMismatch
 from service.store import signing_keys
@@ -71,7 +71,7 @@ async def real_keys(database_url: str) -> AsyncIterator[KeySet]:
     """The keys the servers of this database sign with."""
     settings = make_settings(database_url)
     async with app.database(settings) as pool:
-        yield await signing_keys.load(pool, app.key_encryption_key(settings))
+        yield await signing_keys.load(pool, policies.key_encryption_key(settings))
 
 
 async def test_a_token_has_the_claims_of_rfc_9068_and_the_session(api: Api, ann: Person) -> None:
@@ -241,7 +241,9 @@ async def test_an_expired_token_of_an_ended_session_says_expired(
 ) -> None:
     """The session is not looked at: nobody learns more from a token than that its time is over."""
     await api.auth.Logout(pb.LogoutRequest(), metadata=ann.metadata)
-    key = (await signing_keys.load(pool, app.key_encryption_key(make_settings(database_url)))).keys
+    key = (
+        await signing_keys.load(pool, policies.key_encryption_key(make_settings(database_url)))
+    ).keys
     token, _ = tokens.mint(
         tokens.TokenPolicy("https://sixfold.test", "sixfold", timedelta(minutes=10)),
         key[0],

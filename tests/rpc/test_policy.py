@@ -10,7 +10,7 @@ from sixfold.auth.v1 import auth_pb2
 from sixfold.data.v1 import data_pb2
 from sixfold.errors.v1 import errors_pb2
 
-from service import app
+from service import app, policies
 from service.domain.errors import DomainError
 from service.rpc import interceptors, policy
 from service.rpc.server import Door
@@ -95,7 +95,7 @@ async def test_every_row_is_a_method_that_answers(database_url: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_method_without_a_row_cannot_be_mounted(pool: Database, kind: Kind) -> None:
-    token_policy = app._token_policy(make_settings("postgresql://h/d"))
+    token_policy = policies.token(make_settings("postgresql://h/d"))
     auth = interceptors.auth(token_policy, Keyring(pool, bytes(32)), app.utc_now)
     door = Door([auth], [auth])
 

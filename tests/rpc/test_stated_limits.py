@@ -149,8 +149,8 @@ def test_the_contract_states_the_number(area: str, sentence: str) -> None:
 
 
 def test_a_new_key_is_public_for_longer_than_verifiers_may_cache() -> None:
-    from service import app
+    from service import policies
 
-    published = app.rotation(make_settings("postgresql://h/d")).publish
+    published = policies.rotation(make_settings("postgresql://h/d")).publish
 
-    assert published > app.JWKS_MAX_AGE
+    assert published > policies.JWKS_MAX_AGE

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from service import app
+from service import app, policies
 from service.domain import keys
 from service.domain.keys import SigningKey
 from service.store import signing_keys
@@ -94,7 +94,7 @@ class Forger:
 
 @pytest.fixture(scope="module")
 async def real_key(pool: Database, database_url: str) -> SigningKey:
-    loaded = await signing_keys.load(pool, app.key_encryption_key(make_settings(database_url)))
+    loaded = await signing_keys.load(pool, policies.key_encryption_key(make_settings(database_url)))
     return loaded.signer(app.utc_now())
 
 
