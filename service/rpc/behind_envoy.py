@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Any, Final
 
 from service.rpc.asgi import Adapter
 from service.rpc.certificate import Pair, Unusable
@@ -22,6 +24,10 @@ POLL_SECONDS = 0.02
 START_SECONDS = 30.0
 # To read a renewed certificate takes Envoy milliseconds.
 RENEW_SECONDS = 5.0
+
+
+# As uvloop names them: pyvoy answers each `receive` and `send`, also of who has been cancelled.
+_IN_VAIN: Final = re.compile(r"FutureExecutor|\bset_(result|exception)\b")
 
 
 class EnvoyDoor(Adapter):
@@ -50,6 +56,7 @@ class EnvoyDoor(Adapter):
         is set, and returns when the last handler has ended.
         """
         self.most = transport.max_concurrent_calls
+        asyncio.get_running_loop().set_exception_handler(_unless_in_vain)
         work = [asyncio.ensure_future(self.watch())]
         try:
             self._mounted()
@@ -118,6 +125,15 @@ class EnvoyDoor(Adapter):
 
     async def _ask(self, method: str, path: str) -> bytes:
         return await asyncio.to_thread(_admin, self._admin, method, path)
+
+
+def _unless_in_vain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what went wrong in a callback, but for an answer to somebody who has gone: strangers
+    could have a traceback for each call.
+    """
+    done = isinstance(context.get("exception"), asyncio.InvalidStateError)
+    if not (done and _IN_VAIN.search(context["message"])):
+        loop.default_exception_handler(context)
 
 
 class _Connection(HTTPConnection):

@@ -14,10 +14,10 @@ _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNIT: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
-def seconds(timeout: bytes) -> float:
+def seconds(timeout: bytes) -> float | None:
     """What grpc-timeout says. A malformed one counts as none, as in gRPC's own servers."""
     match = _TIMEOUT.fullmatch(timeout)
-    return int(match[1]) * _UNIT[match[2]] if match else float("inf")
+    return int(match[1]) * _UNIT[match[2]] if match else None
 
 
 def metadata(name: bytes, value: bytes) -> list[tuple[str, str | bytes]]:

@@ -20,7 +20,7 @@ Event: TypeAlias = dict[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Event]]
 Send: TypeAlias = Callable[[Event], Awaitable[None]]
 
-# For the message to arrive, where the caller has set no deadline.
+# For the message to arrive: whoever has sent none may be anybody, and holds a place.
 READ_SECONDS: Final = 30.0
 
 # Of HTTP and gRPC, not of the caller: no metadata.
@@ -68,10 +68,12 @@ class Context:
         self._named = named = dict(self._headers)
         self.content_type = named.get(b"content-type", b"")
         timeout = named.get(b"grpc-timeout")
+        seconds = headers.seconds(timeout) if timeout else None
         self.started = now = time.monotonic()
-        self._deadline = now + headers.seconds(timeout) if timeout else None
+        self._deadline = None if seconds is None else now + seconds
         # Until the message is here; after that, the caller's deadline and the layers count.
-        self.give_up_at: float | None = self._deadline or now + READ_SECONDS
+        soon = READ_SECONDS if seconds is None else min(seconds, READ_SECONDS)
+        self.give_up_at: float | None = now + soon
 
     # What servicers see
 

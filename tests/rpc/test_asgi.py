@@ -436,14 +436,18 @@ async def test_a_server_that_stops_says_so(call: Caller) -> None:
 # Messages that come late, or never
 
 
-async def answered(adapter: Adapter, path: bytes, message: asyncio.Future[Event]) -> Answer:
+async def answered(
+    adapter: Adapter, path: bytes, message: asyncio.Future[Event], timeout: bytes | None = None
+) -> Answer:
     """The answer to a call whose message comes when it does."""
     answer = Answer()
 
     async def send(event: Event) -> None:
         answer.events.append(event)
 
-    asked = scope(path, [("content-type", b"application/grpc")])
+    headers = [("content-type", b"application/grpc")]
+    headers += [("grpc-timeout", timeout)] if timeout else []
+    asked = scope(path, headers)
     await asyncio.wait_for(adapter(asked, lambda: message, send), 10)
     return answer
 
@@ -479,9 +483,21 @@ async def test_who_is_refused_anyway_waits_for_no_message(
     assert not caplog.records
 
 
-@pytest.mark.parametrize(("method", "status"), [("Echo", b"4"), ("Shout", OK)])
+@pytest.mark.parametrize(
+    ("method", "timeout", "status"),
+    [
+        ("Echo", None, b"4"),
+        ("Echo", b"99999999H", b"4"),
+        ("Echo", b"1 day", b"4"),
+        ("Shout", None, OK),
+    ],
+)
 async def test_only_a_call_of_one_message_must_have_it_soon(
-    call: Caller, monkeypatch: pytest.MonkeyPatch, method: str, status: bytes
+    call: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    timeout: bytes | None,
+    status: bytes,
 ) -> None:
     """Whatever a stream says, it may say it late."""
     monkeypatch.setattr(wire, "READ_SECONDS", 0.1)
@@ -494,7 +510,7 @@ async def test_only_a_call_of_one_message_must_have_it_soon(
 
     asyncio.get_running_loop().call_later(3 * asgi.LOOK_SECONDS, come)
 
-    answer = await answered(call.adapter, f"/test.Service/{method}".encode(), late)
+    answer = await answered(call.adapter, f"/test.Service/{method}".encode(), late, timeout)
 
     assert answer.status == status
 

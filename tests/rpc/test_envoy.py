@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -189,6 +189,27 @@ async def test_watch_tells_of_the_drain_before_it_ends(database_url: str) -> Non
         assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert await watching.code() is grpc.StatusCode.UNAVAILABLE
         assert await running.stopped() == 0
+
+
+async def test_a_message_that_never_comes_is_no_error_of_ours(database_url: str) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        await asyncio.sleep(3600)
+        yield b""
+
+    async with (
+        process(database_url, door="envoy", drain_seconds=0.1, grace_seconds=0.1) as running,
+        grpc.aio.insecure_channel(f"127.0.0.1:{running.api.port}") as channel,
+    ):
+        waiting: Any = channel.stream_unary(GET_RECORD)(cast(Any, never()))
+        await asyncio.sleep(0.3)  # its headers are there
+        running.child.terminate()
+
+        assert await waiting.code() is grpc.StatusCode.UNAVAILABLE
+        assert await running.stopped() == 0
+    log = running.api.log.getvalue()
+    assert "GetRecord" not in log, "it was no call yet"
+    assert "Traceback" not in log
+    assert '"ERROR"' not in log
 
 
 async def test_envoy_ends_with_whoever_started_it(database_url: str) -> None:
