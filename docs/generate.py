@@ -92,6 +92,10 @@ def limit_table() -> str:
         "connection is asked to close after `SIXFOLD_MAX_CONNECTION_AGE_SECONDS`, so that new",
         "processes get their share; calls in flight have a minute to end.",
         "",
+        "Behind Envoy, a call's message must have come 30 seconds after the call began, and a",
+        "connection on which more than 1,000 calls are cancelled, and more than 33 a second, is",
+        "closed.",
+        "",
         "Two logins of one user at the same moment can together exceed the number of sessions by",
         "one; the next login ends the oldest.",
     ]
