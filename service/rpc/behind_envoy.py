@@ -24,8 +24,6 @@ POLL_SECONDS = 0.02
 START_SECONDS = 30.0
 # To read a renewed certificate takes Envoy milliseconds.
 RENEW_SECONDS = 5.0
-
-
 # As uvloop names them: pyvoy answers each `receive` and `send`, also of who has been cancelled.
 _IN_VAIN: Final = re.compile(r"FutureExecutor|\bset_(result|exception)\b")
 
