@@ -146,6 +146,11 @@ class Jobs:
         self._process.terminate()
         self._process.communicate()
 
+    @property
+    def pid(self) -> int:
+        """For its CPU time."""
+        return self._process.pid
+
     def ask(self, **job: Any) -> Callable[[], Any]:
         """Begin a job; one at a time."""
         assert self._process.stdin is not None

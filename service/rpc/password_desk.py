@@ -50,17 +50,15 @@ class PasswordDesk:
             raise RateLimited(max(found.wait_until - self._now(), timedelta(seconds=1)))
         stored = found.password_hash or passwords.decoy(self._policy)
         for position, password in enumerate(given):
-            prepared = passwords.prepare(password)
-            if await self._hashing.run(passwords.verify_password, stored, prepared):
+            if await self._hashing.run(passwords.verify_password, stored, password):
                 return position
         security_event("authn_login_fail", user_id=who)
         raise BadCredentials
 
     async def hashed(self, password: str) -> str:
         """The hash to store, made with today's costs."""
-        prepared = passwords.prepare(password)
         salt = self._entropy(passwords.SALT_BYTES)
-        return await self._hashing.run(passwords.hash_password, self._policy, prepared, salt)
+        return await self._hashing.run(passwords.hash_password, self._policy, password, salt)
 
     async def rehashed(self, stored: str | None, password: str) -> tuple[str, str] | None:
         """(old, new) when a hash that has just been proved was made with other costs."""
