@@ -17,11 +17,12 @@ from service.domain.errors import Overloaded
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# What is hashed is handed over after this for each hash that a thread has in its queue: a quarter
-# of the time until the last of them is done. A hash leaves nothing of the loop in the caches, so
-# calls that go on together take a quarter less of it than one after another: of 128 logins in
-# flight some thirty do, which is 10 % more a second. With 6 and 16 in flight it is no slower.
-GATHER_SECONDS: Final = 0.003
+# What is hashed is handed over when it is one for every four that are still to be hashed, or this
+# many. A hash leaves nothing of the loop in the caches, so calls that go on together take a quarter
+# less of it than one after another: of 128 logins in flight, 10 % more a second. No more together,
+# or everybody else would wait for them.
+FOR_EACH: Final = 4
+MOST: Final = 32
 
 
 class HashPool:
@@ -29,11 +30,11 @@ class HashPool:
 
     def __init__(self, *, threads: int, queue: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="sixfold-hash")
-        self._threads = threads
         self._places = threads + queue
         self._taken = 0
+        self._to_hash = 0
         self._hashed: list[asyncio.Future[None]] = []
-        self._lock = Lock()  # of that list, which the threads fill
+        self._lock = Lock()  # of these two, which the threads change
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -52,29 +53,30 @@ class HashPool:
         """Run `work` on a thread. The caller has a place; one that leaves leaves the queue, too."""
         loop = asyncio.get_running_loop()
         hashed: asyncio.Future[None] = loop.create_future()
+        with self._lock:
+            self._to_hash += 1
         future = self._executor.submit(work, *args, **kwargs)
         future.add_done_callback(partial(self._gather, loop, hashed))
         try:
             await hashed
         finally:
             future.cancel()
+        if future.cancelled():  # by `close`
+            raise asyncio.CancelledError
         return future.result()
 
     def _gather(
         self, loop: asyncio.AbstractEventLoop, hashed: asyncio.Future[None], _: Future[object]
     ) -> None:
-        """On the thread that hashed: put it to those that will be handed over. The first of them
-        sets the time for it.
+        """On the thread that ends it: that which hashed, or the loop's, for who leaves the queue.
+        The last of them is always enough, so nobody is forgotten.
         """
         with self._lock:
-            first = not self._hashed
+            self._to_hash -= 1
             self._hashed.append(hashed)
-        if first and not loop.is_closed():
-            loop.call_soon_threadsafe(self._wait, loop)
-
-    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        queued = max(self._taken - self._threads, 0) // self._threads
-        loop.call_later(queued * GATHER_SECONDS, self._hand_over)
+            enough = len(self._hashed) >= min(self._to_hash // FOR_EACH, MOST)
+        if enough and not loop.is_closed():
+            loop.call_soon_threadsafe(self._hand_over)
 
     def _hand_over(self) -> None:
         with self._lock:
