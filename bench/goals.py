@@ -66,7 +66,7 @@ def _by_cpu(limit: Row | None, row: Row | None) -> float | None:
 def _by_reference(login: Row | None, raw: Row | None, reference: Row | None) -> float | None:
     """What the goal was set for: that a login is hardly more than its hash, when a hash took twice
     as long. What is around it now, next to the reference's hash. (A service that was made to hash
-    by it had 0.91 where this says 0.91.)
+    by it had 0.91 in windows of 5 s; in short ones this varies by some 0.03.)
     """
     if not (login and raw and reference and login.rate and raw.rate and reference.rate):
         return None
