@@ -1,5 +1,5 @@
 """Questions that are in flight at the same moment share one statement (the DataLoader pattern):
-reads, and plain writes (shared_puts.py).
+reads, plain writes (shared_puts.py), and logins.
 
 Nothing is cached: a statement starts after the questions in it were asked, so whoever has written
 reads what it wrote. A lone question runs at once, in its own task, and pays nothing for the company

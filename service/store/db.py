@@ -85,6 +85,18 @@ class Database:
     ) -> Awaitable[list[asyncpg.Record]]:
         return self.rows(sql, *map("\n".join, zip(*questions, strict=True)))
 
+    def shared_write(self, sql: str, *args: object) -> Awaitable[asyncpg.Record]:
+        """The row for `args`, out of one statement for all such writes in flight. `sql` takes an
+        array for each argument, one from each write, and returns a row for each, in order.
+        """
+        load = partial(self._arrays, sql)
+        return self.coalesced(sql, lambda: Coalesced(load, costly=True)).ask(args)
+
+    def _arrays(
+        self, sql: str, writes: Sequence[tuple[object, ...]]
+    ) -> Awaitable[list[asyncpg.Record]]:
+        return self.write_all(sql, *map(list, zip(*writes, strict=True)))
+
     def coalesced(
         self, sql: str, make: Callable[[], Coalesced[Question, Answer]]
     ) -> Coalesced[Question, Answer]:

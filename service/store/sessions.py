@@ -35,30 +35,60 @@ class Session:
 
 
 OPEN: Final = """
-    WITH opened AS (
+    WITH asked AS MATERIALIZED (
+        SELECT a.user_id, a.session_id, a.epoch, a.client_id, a.scopes, a.refresh_hash, a.idle,
+               a.absolute, a.most
+          FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::text[], $6::bytea[],
+                      $7::interval[], $8::interval[], $9::integer[])
+               AS a (user_id, session_id, epoch, client_id, scopes, refresh_hash, idle, absolute,
+                     most)
+         CROSS JOIN LATERAL (
+              SELECT FROM users u
+               WHERE u.user_id = a.user_id AND u.session_epoch = a.epoch
+                 AND u.disable_time IS NULL LIMIT 1
+         ) AS still
+    ), opened AS (
         INSERT INTO sessions (user_id, session_id, epoch, client_id, scopes, refresh_hash,
                               idle_expire_time, expire_time)
-        SELECT user_id, $2, session_epoch, $4, $5, $6, now() + least($7::interval, $8), now() + $8
-          FROM users
-         WHERE user_id = $1 AND session_epoch = $3 AND disable_time IS NULL
-        RETURNING idle_expire_time
-    ), rehashed AS (
-        UPDATE users SET password_hash = $10 WHERE user_id = $1 AND password_hash = $9
+        SELECT user_id, session_id, epoch, client_id, string_to_array(scopes, ' '), refresh_hash,
+               now() + least(idle, absolute), now() + absolute
+          FROM asked
+        RETURNING session_id, idle_expire_time
+    ), failed AS MATERIALIZED (
+        -- Locked in the order of users.LOGIN_CREDENTIALS, so that none waits for each other.
+        SELECT throttle.subject
+          FROM (SELECT DISTINCT user_id FROM asked ORDER BY user_id) AS a
+         CROSS JOIN LATERAL (
+              SELECT t.subject FROM login_throttles t WHERE t.subject = a.user_id FOR UPDATE
+         ) AS throttle
     ), forgiven AS (
-        DELETE FROM login_throttles WHERE subject = $1
-    ), beyond AS (
-        SELECT session_id FROM sessions
-         WHERE user_id = $1 AND end_time IS NULL
-         -- Those that a changed password or their age has ended already go before any other.
-         ORDER BY epoch = $3 AND expire_time > now() DESC, create_time DESC OFFSET $11
+        DELETE FROM login_throttles WHERE subject = ANY (ARRAY(SELECT subject FROM failed))
+    ), beyond AS MATERIALIZED (
+        SELECT a.user_id, old.session_id
+          FROM (SELECT user_id, epoch, max(most) - count(*) AS rest
+                  FROM asked GROUP BY user_id, epoch) AS a
+         CROSS JOIN LATERAL (
+              SELECT s.session_id FROM sessions s
+               WHERE s.user_id = a.user_id AND s.end_time IS NULL
+               -- Those that a changed password or their age has ended already go before others.
+               ORDER BY s.epoch = a.epoch AND s.expire_time > now() DESC, s.create_time DESC
+              OFFSET greatest(a.rest, 0) -- the statement does not see the sessions it opens
+         ) AS old
     ), replaced AS (
-        -- Locked apart from being chosen: a lock beside OFFSET takes what it skips, too.
-        UPDATE sessions SET end_time = now(), end_reason = 'replaced'
-         WHERE user_id = $1 AND session_id IN (
-             SELECT s.session_id FROM sessions s JOIN beyond USING (session_id)
-              WHERE s.user_id = $1 FOR UPDATE OF s SKIP LOCKED)
+        UPDATE sessions s SET end_time = now(), end_reason = 'replaced'
+          FROM beyond
+         CROSS JOIN LATERAL (
+              -- Locked apart from being chosen: a lock beside OFFSET takes what it skips, too.
+              SELECT l.user_id, l.session_id FROM sessions l
+               WHERE l.user_id = beyond.user_id AND l.session_id = beyond.session_id
+                 FOR UPDATE SKIP LOCKED
+         ) AS locked
+         WHERE s.user_id = locked.user_id AND s.session_id = locked.session_id
     )
-    SELECT idle_expire_time FROM opened
+    SELECT opened.idle_expire_time
+      FROM unnest($2) WITH ORDINALITY AS a (session_id, position)
+      LEFT JOIN opened USING (session_id)
+     ORDER BY a.position
 """
 
 
@@ -71,29 +101,24 @@ async def open_session(
     client_id: str,
     scopes: tuple[str, ...],
     lifetimes: Lifetimes,
-    rehash: tuple[str, str] | None,
 ) -> Session:
     """Open a session for a user whose password was right in `epoch`, forget the failed attempts,
-    replace the stored hash if `rehash` (old, new) says so, and end the oldest sessions beyond the
-    limit. Raises BadCredentials when the user or the password changed meanwhile.
+    and end the oldest sessions beyond the limit. Raises BadCredentials when the user or the
+    password changed meanwhile.
     """
-    old, new = rehash or (None, None)
-    row = await db.write(
+    row = await db.shared_write(
         OPEN,
         user.user_id,
         token.session_id,
         epoch,
         client_id,
-        list(scopes),
+        " ".join(scopes),
         token.digest,
         lifetimes.idle,
         lifetimes.absolute,
-        old,
-        new,
-        # The statement does not see the session it opens.
-        limits.SESSIONS_PER_USER - 1,
+        limits.SESSIONS_PER_USER,
     )
-    if row is None:
+    if row["idle_expire_time"] is None:
         raise BadCredentials
     return Session(user.user_id, token.session_id, client_id, scopes, row["idle_expire_time"])
 

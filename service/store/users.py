@@ -57,23 +57,38 @@ async def create(
     return _user(row)
 
 
+# Counted in the order of their subjects, so that no two such statements wait for each other.
 LOGIN_CREDENTIALS: Final = """
+    WITH asked AS MATERIALIZED (
+        SELECT a.username, a.free, a.longest, a.position, login_subject(a.username) AS subject
+          FROM unnest($1::text[], $2::integer[], $3::integer[])
+               WITH ORDINALITY AS a (username, free, longest, position)
+         ORDER BY subject
+    ), guard AS MATERIALIZED (
+        SELECT username, position, take_login_attempt(subject, free, longest) AS wait_until
+          FROM asked
+    )
     SELECT guard.wait_until,
            u.user_id, u.username, u.create_time, u.update_time, u.password_hash, u.session_epoch
-      FROM take_login_attempt(login_subject($1), $2, $3) AS guard (wait_until)
-      LEFT JOIN users u ON u.username = $1 AND u.disable_time IS NULL
+      FROM guard
+      LEFT JOIN LATERAL (
+          SELECT named.user_id, named.username, named.create_time, named.update_time,
+                 named.password_hash, named.session_epoch
+            FROM users named
+           WHERE named.username = guard.username AND named.disable_time IS NULL LIMIT 1
+      ) AS u ON true
+     ORDER BY guard.position
 """
 
 
 async def login_credentials(db: Database, username: str) -> Credentials:
     """Count an attempt for `username` and load whom it would log in."""
-    row = await db.write(
+    row = await db.shared_write(
         LOGIN_CREDENTIALS,
         username,
         limits.LOGIN_FREE_ATTEMPTS,
         int(limits.LOGIN_LONGEST_WAIT.total_seconds()),
     )
-    assert row is not None  # the guard is a row whoever asks
     return _credentials(row)
 
 
@@ -100,6 +115,16 @@ async def caller_credentials(db: Database, caller: Caller) -> Credentials:
     if row is None:
         raise SessionRevoked
     return _credentials(row)
+
+
+REHASH: Final = """
+    UPDATE users SET password_hash = $3 WHERE user_id = $1 AND password_hash = $2
+"""
+
+
+async def rehash(db: Database, user: User, old: str, new: str) -> None:
+    """Keep the same password in another form, if it is still that one."""
+    await db.write(REHASH, user.user_id, old, new)
 
 
 CHANGE_PASSWORD: Final = """

@@ -60,7 +60,6 @@ async def somebody(db: Database) -> Caller:
         client_id="default",
         scopes=(),
         lifetimes=Lifetimes(idle=DAY, absolute=DAY, grace=timedelta(0)),
-        rehash=None,
     )
     return Caller(user_id, session_id, "default", frozenset(), now + DAY)
 

@@ -90,7 +90,6 @@ async def somebody_again(db: Database, user: User, epoch: int) -> sessions.Sessi
         client_id="default",
         scopes=(),
         lifetimes=sessions.Lifetimes(timedelta(days=1), timedelta(days=2), timedelta(seconds=30)),
-        rehash=None,
     )
 
 
