@@ -37,18 +37,13 @@ def goals(rows: Sequence[Row], doors: Sequence[str]) -> list[Goal]:
         batch, echo = find("BatchGetRecords", door), find("echo", BASE)
         put, login = find("PutRecord", door), find("Login", door)
         of_read = page.rate / read.rate if page and read and read.rate else None
-        raw, reference = (find(f"argon2 {of}", load="all cores") for of in ("ours", "reference"))
+        raw = find("argon2 ours", load="all cores")
         found += [
             Goal(f"GetRecord ÷ echo, {door}", READS.get(door, 0), read.of_echo if read else None),
             Goal(f"BatchGetRecords ÷ echo, by CPU time, {door}", BATCHES, _by_cpu(echo, batch)),
             Goal(f"GetUserData ÷ GetRecord, {door}", 0.6, of_read),
             Goal(f"PutRecord ÷ pgbench, {door}", 0.7, put.of_limit if put else None),
-            Goal(
-                f"Login ÷ raw argon2, had both the reference implementation, {door}",
-                0.9,
-                _by_reference(login, raw, reference),
-            ),
-            Goal(f"Login ÷ raw argon2, {door}", 0.9, login.of_limit if login else None),
+            Goal(f"Login ÷ raw argon2, by CPU time, {door}", 0.9, _by_cpu(raw, login)),
             Goal(f"(2 echo + select) ÷ GetRecord, p50 alone, {door}", 1.0, _alone(find, door)),
         ]
     return found
@@ -61,17 +56,6 @@ def _by_cpu(limit: Row | None, row: Row | None) -> float | None:
     if not limit or not row or not limit.cpu_us or not row.cpu_us:
         return None
     return limit.cpu_us / row.cpu_us
-
-
-def _by_reference(login: Row | None, raw: Row | None, reference: Row | None) -> float | None:
-    """What the goal was set for: that a login is hardly more than its hash, when a hash took twice
-    as long. What is around it now, next to the reference's hash. (A service that was made to hash
-    by it had 0.91 in windows of 5 s; in short ones this varies by some 0.03.)
-    """
-    if not (login and raw and reference and login.rate and raw.rate and reference.rate):
-        return None
-    around = 1 / login.rate - 1 / raw.rate
-    return 1 / (1 + around * reference.rate)
 
 
 def _alone(find: Find, door: str) -> float | None:
