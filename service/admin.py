@@ -13,19 +13,19 @@ from service.domain import ids, keys, passwords, usernames
 from service.domain.errors import UserNotFound
 from service.rpc import certificate
 from service.settings import Settings
-from service.store import db, migrate, signing_keys, users
+from service.store import connecting, migrate, signing_keys, users
 from service.store.signing_keys import Rotation
 
 
 async def migrate_up(settings: Settings) -> list[str]:
     """Apply the pending migrations and return their names. Raises DatabaseUnavailable."""
-    async with db.connection(settings.database_url) as connection:
+    async with connecting.alone(settings.database_url) as connection:
         return await migrate.up(connection)
 
 
 async def migrate_status(settings: Settings) -> list[dict[str, Any]]:
     """Every known migration: {version, name, applied}. Raises DatabaseUnavailable."""
-    async with db.connection(settings.database_url) as connection:
+    async with connecting.alone(settings.database_url) as connection:
         rows = await migrate.status(connection)
     return [{"version": r.version, "name": r.name, "applied": r.applied} for r in rows]
 

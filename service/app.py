@@ -30,7 +30,7 @@ from service.rpc.mount import Mount
 from service.rpc.server import Door
 from service.rpc.transport import Transport
 from service.settings import Settings, host_port
-from service.store import capacity, db, janitor
+from service.store import capacity, connecting, janitor
 from service.store.db import Database
 from service.store.keyring import Keyring
 from service.telemetry import siblings
@@ -69,7 +69,7 @@ async def database(
     on_query: Callable[[Any], None] | None = None,
 ) -> AsyncIterator[Database]:
     """A pool, for the server and for the commands: of `pool_size`, or of another size."""
-    async with db.connected(
+    async with connecting.pooled(
         settings.database_url,
         size=size or settings.pool_size,
         acquire_seconds=settings.pool_acquire_seconds,

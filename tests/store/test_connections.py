@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from service.domain.errors import DatabaseUnavailable
-from service.store import db
+from service.store import connecting
 from service.store.db import Database
 from service.store.pool import RELEASE_SECONDS, Connection
 from tests.conftest import execute
@@ -27,7 +27,7 @@ AT_REST = [("idle", 0)]
 async def one_connection(url: str) -> AsyncIterator[tuple[Database, list[str]]]:
     """A pool of one, and the statements it sends."""
     sent: list[str] = []
-    async with db.connected(
+    async with connecting.pooled(
         url,
         size=1,
         acquire_seconds=2,
@@ -154,7 +154,7 @@ async def test_a_connection_whose_server_has_gone_can_be_closed(url: str) -> Non
 async def test_a_silent_server_is_waited_for_once(how: Callable[..., Awaitable[object]]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        async with db.connected(
+        async with connecting.pooled(
             f"postgresql://nobody@127.0.0.1:{port}/none?sslmode=disable",
             size=1,
             acquire_seconds=0.5,
@@ -171,7 +171,7 @@ async def test_a_server_that_nobody_reaches_is_unavailable_to_who_waits_too() ->
     """Not overloaded: no connection is busy."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        async with db.connected(
+        async with connecting.pooled(
             f"postgresql://nobody@127.0.0.1:{port}/none?sslmode=disable",
             size=2,
             acquire_seconds=0.5,

@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from service.store import db, embedded, migrate
+from service.store import connecting, embedded, migrate
 
 ONE = "20260101000000_pre_one.sql"
 TWO = "20260102000000_post_two.sql"
@@ -54,7 +54,7 @@ def write(path: Path, *, up: str, down: str = "") -> None:
 
 async def is_current(url: str, *required: str) -> bool:
     second = timedelta(seconds=1)
-    async with db.connected(url, size=1, acquire_seconds=5, statement_timeout=second) as pool:
+    async with connecting.pooled(url, size=1, acquire_seconds=5, statement_timeout=second) as pool:
         if required:
             return await migrate.is_current(pool, required=[name[:14] for name in required])
         return await migrate.is_current(pool)
