@@ -106,8 +106,6 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
             rehash = await self._desk.rehashed(found.password_hash, request.password)
         if found.user is None:
             raise BadCredentials
-        if rehash:
-            await users.rehash(self._db, found.user, *rehash)
         session_id = ids.uuid7(self._now(), self._entropy(10))
         token = RefreshToken(found.user.user_id, session_id, 0, self._entropy(refresh.SECRET_BYTES))
         session = await sessions.open_session(
@@ -119,6 +117,8 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
             scopes=tuple(request.scopes) or ALL_SCOPES,
             lifetimes=self._policy.lifetimes,
         )
+        if rehash:
+            await users.rehash(self._db, found.user, *rehash)
         security_event("authn_login_success", user_id=str(found.user.user_id))
         response = pb.LoginResponse(tokens=self._tokens(signer, session, token))
         convert.set_user(response.user, found.user)

@@ -74,16 +74,20 @@ OPEN: Final = """
                ORDER BY s.epoch = a.epoch AND s.expire_time > now() DESC, s.create_time DESC
               OFFSET greatest(a.rest, 0) -- the statement does not see the sessions it opens
          ) AS old
-    ), replaced AS (
-        UPDATE sessions s SET end_time = now(), end_reason = 'replaced'
+    ), excess AS MATERIALIZED (
+        -- Locked apart from being chosen: a lock beside OFFSET takes what it skips, too.
+        SELECT locked.user_id, locked.session_id
           FROM beyond
          CROSS JOIN LATERAL (
-              -- Locked apart from being chosen: a lock beside OFFSET takes what it skips, too.
               SELECT l.user_id, l.session_id FROM sessions l
                WHERE l.user_id = beyond.user_id AND l.session_id = beyond.session_id
-                 FOR UPDATE SKIP LOCKED
+                 AND l.end_time IS NULL FOR UPDATE SKIP LOCKED
          ) AS locked
-         WHERE s.user_id = locked.user_id AND s.session_id = locked.session_id
+    ), replaced AS (
+        -- Arrays, because a join planned for a small table would read a large one whole.
+        UPDATE sessions SET end_time = now(), end_reason = 'replaced'
+         WHERE user_id = ANY (ARRAY(SELECT user_id FROM excess))
+           AND session_id = ANY (ARRAY(SELECT session_id FROM excess))
     )
     SELECT opened.idle_expire_time
       FROM unnest($2) WITH ORDINALITY AS a (session_id, position)

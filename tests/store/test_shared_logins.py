@@ -225,3 +225,29 @@ async def test_two_processes_with_the_same_names_do_not_wait_for_each_other_for_
 
     await asyncio.sleep(0.01)
     assert set(sent) == {users.LOGIN_CREDENTIALS, sessions.OPEN}
+
+
+async def test_a_login_does_not_wait_for_a_session_that_somebody_else_has_locked(
+    db: Database,
+    crowd: list[User],
+    connection: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "SESSIONS_PER_USER", 1)
+    async with connection.transaction():
+        await connection.execute(
+            "SELECT session_id FROM sessions WHERE user_id = $1 FOR UPDATE", crowd[0].user_id
+        )
+
+        await asyncio.wait_for(open_session(db, crowd[0]), 5)
+
+
+async def test_a_hash_made_anew_does_not_replace_another_password(
+    db: Database, crowd: list[User], connection: asyncpg.Connection
+) -> None:
+    await users.rehash(db, crowd[0], "an older hash", "the older hash made anew")
+    await users.rehash(db, crowd[1], "no hash", "made anew")
+
+    stored = "SELECT password_hash FROM users WHERE user_id = $1"
+    assert await connection.fetchval(stored, crowd[0].user_id) == "no hash"
+    assert await connection.fetchval(stored, crowd[1].user_id) == "made anew"
