@@ -63,7 +63,7 @@ LOGIN_CREDENTIALS: Final = """
         SELECT a.username, a.free, a.longest, a.position, login_subject(a.username) AS subject
           FROM unnest($1::text[], $2::integer[], $3::integer[])
                WITH ORDINALITY AS a (username, free, longest, position)
-         ORDER BY subject
+         ORDER BY subject, position
     ), guard AS MATERIALIZED (
         SELECT username, position, take_login_attempt(subject, free, longest) AS wait_until
           FROM asked

@@ -63,7 +63,7 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 async def crowd(db: Database, sent: list[str]) -> list[User]:
     made = [await users.get(db, await somebody(db)) for _ in range(CROWD)]
-    await asyncio.sleep(0.01)  # asyncpg tells of a statement some turns after it
+    await asyncio.sleep(0.1)  # asyncpg tells of a statement some turns after it
     sent.clear()
     return made
 
@@ -101,7 +101,7 @@ async def test_sessions_opened_while_one_is_are_one_statement(
         )
     )
 
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
     assert sent == [sessions.OPEN, sessions.OPEN]
     for n, (user, session) in enumerate(zip(crowd, made, strict=True)):
         row = await connection.fetchrow(
@@ -126,7 +126,7 @@ async def test_whoever_may_not_log_in_any_more_hurts_no_other(
     db: Database, crowd: list[User], sent: list[str], connection: asyncpg.Connection
 ) -> None:
     await attempts(db, [user.username for user in crowd])
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
     sent.clear()
     disabled, changed, *others = crowd[1:]  # the first is alone
     await connection.execute(
@@ -140,7 +140,7 @@ async def test_whoever_may_not_log_in_any_more_hurts_no_other(
         *(open_session(db, user) for user in crowd), return_exceptions=True
     )
 
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
     assert sent == [sessions.OPEN, sessions.OPEN]
     assert [type(each) for each in opened] == [
         Session,
@@ -188,7 +188,7 @@ async def test_attempts_while_one_is_counted_are_one_statement(
 
     found = await attempts(db, names)
 
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
     assert sent == [users.LOGIN_CREDENTIALS, users.LOGIN_CREDENTIALS]
     assert [each.user for each in found] == [crowd[0], None, None, *crowd[3:]]
     assert {each.wait_until for each in found} == {None}
@@ -202,7 +202,7 @@ async def test_attempts_for_one_name_in_one_statement_are_each_counted(
 
     found = await attempts(db, [crowd[0].username, *[guessed] * (beyond + 5), other])
 
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
     assert sent == [users.LOGIN_CREDENTIALS, users.LOGIN_CREDENTIALS]
     may = [each.wait_until is None for each in found]
     assert may == [True, *[True] * beyond, *[False] * 5, True]
@@ -223,7 +223,7 @@ async def test_two_processes_with_the_same_names_do_not_wait_for_each_other_for_
             *(log_in(db, user) for db in pools for user in rng.sample(crowd, CROWD))
         )
 
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
     assert set(sent) == {users.LOGIN_CREDENTIALS, sessions.OPEN}
 
 
