@@ -43,6 +43,7 @@ def goals(rows: Sequence[Row], doors: Sequence[str]) -> list[Goal]:
             Goal(f"BatchGetRecords ÷ echo, by CPU time, {door}", BATCHES, _by_cpu(echo, batch)),
             Goal(f"GetUserData ÷ GetRecord, {door}", 0.6, of_read),
             Goal(f"PutRecord ÷ pgbench, {door}", 0.7, put.of_limit if put else None),
+            Goal(f"Login ÷ raw argon2, {door}", 0.9, login.of_limit if login else None),
             Goal(f"Login ÷ raw argon2, by CPU time, {door}", 0.9, _by_cpu(raw, login)),
             Goal(f"(2 echo + select) ÷ GetRecord, p50 alone, {door}", 1.0, _alone(find, door)),
         ]
