@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2_grpc
 from sixfold.auth.v1 import auth_pb2_grpc
 from sixfold.data.v1 import data_pb2_grpc
 
-from service import http_port, policies
+from service import http_port, http_server, policies
 from service.domain import keys
 from service.domain.errors import DatabaseUnavailable, NotReady
 from service.place import Place
@@ -138,8 +138,8 @@ async def serving(
         await readiness.open(settings.readiness_seconds)
         if settings.reflection:
             reflection.mount(door)
-        side = partial(
-            http_port.app,
+        routes = partial(
+            http_port.routes,
             issuer=settings.issuer,
             jwks=lambda: _jwks(keyring),
             max_age=int(policies.JWKS_MAX_AGE.total_seconds()),
@@ -159,8 +159,8 @@ async def serving(
                 measures.watch_loop_lag(1.0),
             ),
             siblings.telling(place.folder if place else None, measures.exposition) as metrics,
-            http_port.serving(
-                side(metrics=metrics),
+            http_server.serving(
+                routes(metrics=metrics),
                 *host_port(settings.http_listen),
                 shared=place.http if place else None,
             ) as http,

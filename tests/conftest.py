@@ -11,7 +11,7 @@ import itertools
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from sixfold.auth.v1 import auth_pb2, auth_pb2_grpc
 from sixfold.data.v1 import data_pb2_grpc
 
 from service import admin, app, settings
+from service.loop import new_loop
 from service.settings import Settings
 from service.store import embedded
 from service.store.db import Database
@@ -46,6 +47,14 @@ MASTER_KEY = base64.b64encode(secrets.token_bytes(32)).decode()
 DOOR = os.environ.get("SIXFOLD_TEST_DOOR", "grpcio")
 
 Query = str
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The HTTP port's own server is tried on the loop of production, too."""
+    both = item.path.name.startswith("test_http_")
+    return {"asyncio": asyncio.new_event_loop} | ({"service": new_loop} if both else {})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

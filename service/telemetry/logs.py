@@ -43,9 +43,8 @@ SEVERITY: Final[Mapping[str, str]] = {
     **dict.fromkeys(("UNKNOWN", "INTERNAL", "DATA_LOSS"), "ERROR"),
     **dict.fromkeys(("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"), "WARNING"),
 }
-FOREIGN: Final = ("grpc", "asyncio", "uvicorn", "asyncpg")
-# uvicorn's color_message repeats the message with escape sequences.
-STANDARD: Final = {*logging.makeLogRecord({}).__dict__, "taskName", "fields", "color_message"}
+FOREIGN: Final = ("grpc", "asyncio", "asyncpg")
+STANDARD: Final = {*logging.makeLogRecord({}).__dict__, "taskName", "fields"}
 # orjson would serialize a dataclass field by field, past the repr that hides its secrets.
 OPTIONS: Final = (
     orjson.OPT_UTC_Z

@@ -1,0 +1,238 @@
+"""HTTP/1.1 over real sockets: what clients may do to it, and what it costs the others."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from service import http_server
+from service.http_server import Answer
+
+LOOPBACK = "127.0.0.1"
+ASK = b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n"
+LARGE = b"." * 32 * 1024 * 1024  # more than the kernel's buffers hold
+
+
+async def livez() -> Answer:
+    return Answer(b"ok")
+
+
+async def large() -> Answer:
+    return Answer(LARGE)
+
+
+ROUTES = {"/livez": livez, "/large": large, "/a b": livez}
+
+
+class Raw:
+    """A connection that sends what it is told."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def ask(self, sent: bytes = ASK) -> tuple[bytes, bytes]:
+        """The head of one answer, and its body."""
+        self.writer.write(sent)
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = int(head.partition(b"Content-Length: ")[2].split()[0])
+        return head, await self.reader.readexactly(length)
+
+    async def ended(self) -> bool:
+        """Whether the server closes it, with nothing more said."""
+        try:
+            return await asyncio.wait_for(self.reader.read(), 5) == b""
+        except ConnectionResetError:
+            return True
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[Raw]:
+    reader, writer = await asyncio.open_connection(LOOPBACK, port)
+    try:
+        yield Raw(reader, writer)
+    finally:
+        writer.close()
+
+
+@asynccontextmanager
+async def serving_one() -> AsyncIterator[Raw]:
+    async with http_server.serving(ROUTES, LOOPBACK, 0) as port, connected(port) as raw:
+        yield raw
+
+
+async def test_a_connection_serves_one_request_after_another() -> None:
+    async with serving_one() as raw:
+        answers = [await raw.ask() for _ in range(3)]
+
+    assert [body for _, body in answers] == [b"ok"] * 3
+    assert b"Connection: close" not in answers[0][0]
+
+
+async def test_requests_sent_ahead_are_answered_in_turn() -> None:
+    async with serving_one() as raw:
+        first, _ = await raw.ask(ASK + ASK.replace(b"livez", b"nowhere"))
+        second, _ = await raw.ask(b"")
+
+    assert (first.split()[1], second.split()[1]) == (b"200", b"404")
+
+
+@pytest.mark.parametrize(
+    "last",
+    [ASK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), b"GET /livez HTTP/1.0\r\n\r\n"],
+)
+async def test_who_wants_one_answer_gets_one(last: bytes) -> None:
+    async with serving_one() as raw:
+        head, body = await raw.ask(last)
+
+        assert (body, b"connection: close" in head.lower()) == (b"ok", True)
+        assert await raw.ended()
+
+
+@pytest.mark.parametrize(
+    "target", [b"/livez?verbose", b"http://here/livez", b"/live%7A", b"/a%20b"]
+)
+async def test_a_path_is_found_however_it_is_spelled(target: bytes) -> None:
+    async with serving_one() as raw:
+        head, _ = await raw.ask(ASK.replace(b"/livez", target))
+
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"400"),  # a TLS hello
+        (b"GET /livez HTTP/1.1\r\n\r\n", b"400"),  # no Host
+        (b"GET http://[/livez HTTP/1.1\r\nHost: here\r\n\r\n", b"400"),
+        (ASK[:-2] + b"X: " + b"x" * 100_000, b"431"),
+        (ASK[:-2] + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", b"400"),
+        (ASK[:-2] + b"Transfer-Encoding: gzip\r\n\r\n", b"501"),
+    ],
+)
+async def test_garbage_has_its_status_and_the_server_goes_on(sent: bytes, status: bytes) -> None:
+    async with http_server.serving(ROUTES, LOOPBACK, 0) as port:
+        async with connected(port) as raw:
+            head, _ = await raw.ask(sent)
+        async with connected(port) as raw:
+            _, body = await raw.ask()
+
+    assert (head.split()[1], body) == (status, b"ok")
+
+
+async def test_a_refused_method_says_which_are_allowed_and_the_connection_stays() -> None:
+    async with serving_one() as raw:
+        post = ASK.replace(b"GET", b"POST")[:-2] + b"Content-Length: 5\r\n\r\nhello"
+        head, _ = await raw.ask(post)
+        _, body = await raw.ask()
+
+    assert head.split()[1] == b"405"
+    assert b"Allow: GET, HEAD\r\n" in head
+    assert body == b"ok"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n", b"Content-Length: 99999999\r\n\r\n"],
+)
+async def test_a_body_that_nobody_will_read_is_not_waited_for(rest: bytes) -> None:
+    async with serving_one() as raw:
+        raw.writer.write(ASK.replace(b"GET", b"POST")[:-2] + rest)
+        head, _ = await raw.ask(b"" if b"Expect" in rest else b"x" * 100_000)
+
+        assert head.split()[1] == b"405"
+        assert await raw.ended()
+
+
+@pytest.mark.parametrize("sent", [b"", ASK[:20], ASK.replace(b"GET", b"POST")[:-2]])
+async def test_who_sends_no_whole_request_is_closed(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(http_server, "REQUEST_SECONDS", 0.2)
+    async with serving_one() as raw:
+        raw.writer.write(sent)
+
+        assert await raw.ended()
+
+
+async def test_so_is_who_asks_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "REQUEST_SECONDS", 0.2)
+    async with serving_one() as raw:
+        await raw.ask()
+
+        assert await raw.ended()
+
+
+async def test_so_is_who_does_not_take_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "ANSWER_SECONDS", 0.2)
+    async with serving_one() as raw:
+        raw.writer.write(ASK.replace(b"livez", b"large"))
+        await asyncio.sleep(0.6)
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await raw.reader.readexactly(len(LARGE))
+
+
+async def test_when_all_places_are_taken_the_oldest_that_waits_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 3)
+    async with http_server.serving(ROUTES, LOOPBACK, 0) as port, AsyncExitStack() as stack:
+        busy, oldest, younger = [await stack.enter_async_context(connected(port)) for _ in range(3)]
+        busy.writer.write(ASK.replace(b"livez", b"large"))
+        await asyncio.sleep(0.1)
+        async with connected(port) as probe:
+            _, body = await probe.ask()
+
+        assert body == b"ok"
+        assert await oldest.ended()
+        assert (await younger.ask())[1] == b"ok"
+        assert len((await busy.ask(b""))[1]) == len(LARGE)
+
+
+async def test_nobody_makes_room_who_is_being_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 1)
+    async with http_server.serving(ROUTES, LOOPBACK, 0) as port, connected(port) as busy:
+        busy.writer.write(ASK.replace(b"livez", b"large"))
+        await asyncio.sleep(0.1)
+        async with connected(port) as other:
+            assert await other.ended()
+
+        assert len((await busy.ask(b""))[1]) == len(LARGE)
+
+
+async def test_an_answer_on_its_way_is_still_given_when_the_server_stops() -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> Answer:
+        asked.set()
+        await go.wait()
+        return Answer(b"late")
+
+    async with AsyncExitStack() as stack:
+        async with http_server.serving({"/livez": slow}, LOOPBACK, 0) as port:
+            raw = await stack.enter_async_context(connected(port))
+            answer = asyncio.create_task(raw.ask())
+            await asked.wait()
+            asyncio.get_running_loop().call_later(0.1, go.set)
+        head, body = await answer
+
+    assert (body, b"Connection: close" in head) == (b"late", True)
+
+
+async def test_an_answer_that_never_comes_does_not_keep_the_server() -> None:
+    async def never() -> Answer:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with AsyncExitStack() as stack:
+        async with http_server.serving({"/livez": never}, LOOPBACK, 0) as port:
+            raw = await stack.enter_async_context(connected(port))
+            raw.writer.write(ASK)
+            await asyncio.sleep(0.1)
+            leaving = time.monotonic()
+        took = time.monotonic() - leaving
+
+        assert await raw.ended()
+    assert took < http_server.STOP_SECONDS + 1
