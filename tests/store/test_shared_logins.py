@@ -227,6 +227,26 @@ async def test_two_processes_with_the_same_names_do_not_wait_for_each_other_for_
     assert set(sent) == {users.LOGIN_CREDENTIALS, sessions.OPEN}
 
 
+async def test_those_who_begin_and_those_who_end_do_not_wait_for_each_other_for_ever(
+    pools: tuple[Database, Database], crowd: list[User], sent: list[str]
+) -> None:
+    """The two statements of a login lock the same rows of the throttle."""
+    rng = random.Random(7)
+
+    async def begin(db: Database) -> None:
+        for _ in range(30):
+            await attempts(db, [user.username for user in rng.sample(crowd, CROWD)])
+
+    async def end(db: Database) -> None:
+        for _ in range(30):
+            await asyncio.gather(*(open_session(db, user) for user in rng.sample(crowd, CROWD)))
+
+    await asyncio.gather(*(each(db) for db in pools for each in (begin, end)))
+
+    await asyncio.sleep(0.1)
+    assert set(sent) == {users.LOGIN_CREDENTIALS, sessions.OPEN}
+
+
 async def test_a_login_does_not_wait_for_a_session_that_somebody_else_has_locked(
     db: Database,
     crowd: list[User],
