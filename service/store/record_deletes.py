@@ -26,12 +26,12 @@ DELETE: Final = """
     ), seen AS (
         SELECT w.request_hash, w.revision, w.create_time, w.update_time
           FROM session s
-          JOIN write_requests w ON w.user_id = s.user_id AND w.request_id = $3
+          JOIN write_requests w ON w.user_id = $1 AND w.request_id = $3
     ), head AS MATERIALIZED (
         SELECT locked.*, clock_timestamp() AS write_time
           FROM (SELECT c.user_id, c.revision + 1 AS revision
                   FROM user_counters c
-                  JOIN session s ON s.user_id = c.user_id
+                  JOIN session s ON c.user_id = $1
                  WHERE NOT EXISTS (SELECT FROM seen)
                    FOR UPDATE OF c) AS locked
     ), deleted AS (

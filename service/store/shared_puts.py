@@ -68,9 +68,10 @@ PUT: Final = """
         SELECT user_id, collection, key, json, revision, write_time, write_time, expire_time
           FROM head
          WHERE record_count < $9
-            OR EXISTS (SELECT FROM records r
-                        WHERE r.user_id = head.user_id AND r.collection = head.collection
-                          AND r.key = head.key)
+            -- Not EXISTS, for which a plan may read all records into a hash.
+            OR (SELECT true FROM records r
+                 WHERE r.user_id = head.user_id AND r.collection = head.collection
+                   AND r.key = head.key)
         ON CONFLICT (user_id, collection, key) DO UPDATE
            SET json = excluded.json, revision = excluded.revision,
                update_time = excluded.update_time, expire_time = excluded.expire_time,
@@ -80,7 +81,9 @@ PUT: Final = """
     ), counted AS (
         UPDATE user_counters c
            SET revision = put.revision, record_count = c.record_count + put.made::integer
-          FROM put WHERE c.user_id = put.user_id
+          FROM put
+         -- The array, because a join planned for a small table would read a large one whole.
+         WHERE c.user_id = ANY (ARRAY(SELECT user_id FROM put)) AND c.user_id = put.user_id
     ), remembered AS (
         INSERT INTO write_requests (user_id, request_id, request_hash, revision, create_time,
                                     update_time)

@@ -134,21 +134,32 @@ async def full(connection: asyncpg.Connection) -> tuple[UUID, UUID]:
     return row["user_id"], row["session_id"]
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("records.GET", ("c1", "k1")),
-        ("records.BATCH_GET", ("c1\x1fc0", "k1\x1ek2", "c1\x1fk1\x1ec0\x1fk2", 2**19, 2**20)),
-        ("records.PAGE", ("\x01", "\x01", "~", 51, 2**20)),
-        ("records.PAGE", ("c1", "\x01", "c1", 51, 2**20)),
-        ("record_writes.PUT", (REQUEST_ID, "", "c1", "k1", "1", IN_A_DAY, 10_000, False)),
-        ("record_writes.REPLACE", (REQUEST_ID, "", "c1", "k1", "1", IN_A_DAY, 1)),
-        ("record_deletes.DELETE", (REQUEST_ID, "", "c1", "k1", 0, True)),
-        ("sessions.ROTATE", ("", "", "", REQUEST_ID, "1 day", "c")),
-        ("sessions.END", ()),
-        ("users.GET", ()),
-    ],
-)
+def together(*arguments: object) -> tuple[str, ...]:
+    """As a statement that many share has them: an array for each."""
+    return tuple(f'{{"{argument}"}}' for argument in arguments)
+
+
+# After the user and the session.
+ALONE = [
+    ("records.GET", ("c1", "k1")),
+    ("records.BATCH_GET", ("c1\x1fc0", "k1\x1ek2", "c1\x1fk1\x1ec0\x1fk2", 2**19, 2**20)),
+    ("records.PAGE", ("\x01", "\x01", "~", 51, 2**20)),
+    ("records.PAGE", ("c1", "\x01", "c1", 51, 2**20)),
+    ("record_writes.PUT", (REQUEST_ID, "", "c1", "k1", "1", IN_A_DAY, 10_000, False)),
+    ("record_writes.REPLACE", (REQUEST_ID, "", "c1", "k1", "1", IN_A_DAY, 1)),
+    ("record_deletes.DELETE", (REQUEST_ID, "", "c1", "k1", 0, True)),
+    ("sessions.ROTATE", ("", "", "", REQUEST_ID, "1 day", "c")),
+    ("sessions.END", ()),
+    ("users.GET", ()),
+]
+SHARED = [
+    ("shared_puts.PUT", (*together(REQUEST_ID, "", "c1", "k1", "1", IN_A_DAY), 10_000)),
+    ("sessions.OPEN", together(0, "c", "", "", "1 day", "1 day", 100)),
+]
+LOGIN = ("users.LOGIN_CREDENTIALS", together("explain-1", 20, 900))
+
+
+@pytest.mark.parametrize(("name", "arguments"), ALONE)
 @pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
 async def test_no_hot_statement_reads_a_whole_table(
     connection: asyncpg.Connection,
@@ -163,47 +174,39 @@ async def test_no_hot_statement_reads_a_whole_table(
     sql = CONSTANTS[name]
     plan = await explained(connection, sql, *full, *arguments)
 
-    assert "Seq Scan" not in plan, plan
+    assert_only_lookups(plan)
     assert ("sessions_pkey" in plan, "records_pkey" in plan) == (True, "record" in name), plan
 
 
-@pytest.mark.parametrize(
-    ("name", "each", "rest"),
-    [
-        ("shared_puts.PUT", (REQUEST_ID, "", "c1", "k1", "1", IN_A_DAY), (10_000,)),
-        ("sessions.OPEN", (0, "c", "", "", "1 day", "1 day", 100), ()),
-        ("users.LOGIN_CREDENTIALS", (20, 900), ()),
-    ],
-)
+@pytest.mark.parametrize(("name", "arguments"), [*SHARED, LOGIN])
 @pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
 async def test_a_shared_write_reads_no_whole_table(
     connection: asyncpg.Connection,
     full: tuple[UUID, UUID],
     name: str,
-    each: tuple[object, ...],
-    rest: tuple[object, ...],
+    arguments: tuple[object, ...],
     plans: str,
 ) -> None:
     await connection.execute(f"SET plan_cache_mode = {plans}")
-    who = ("explain-1",) if name == "users.LOGIN_CREDENTIALS" else full
+    who = () if (name, arguments) == LOGIN else together(*full)
 
-    arrays = [f'{{"{argument}"}}' for argument in (*who, *each)]
-    plan = await explained(connection, CONSTANTS[name], *arrays, *rest)
+    plan = await explained(connection, CONSTANTS[name], *who, *arguments)
 
-    assert "Seq Scan" not in plan, plan
     assert_only_lookups(plan)
 
 
-@pytest.mark.parametrize("name", ["sessions.OPEN", "users.LOGIN_CREDENTIALS"])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        *((name, (uuid4(), uuid4(), *arguments)) for name, arguments in ALONE),
+        *((name, (*together(uuid4(), uuid4()), *arguments)) for name, arguments in SHARED),
+        LOGIN,
+    ],
+)
 async def test_a_plan_made_for_an_empty_table_looks_rows_up_too(
-    database_url: str, name: str
+    database_url: str, name: str, arguments: tuple[object, ...]
 ) -> None:
     """As the service has it: one plan, kept while the tables grow."""
-    each = {
-        "sessions.OPEN": (uuid4(), uuid4(), 0, "c", "", "", "1 day", "1 day", 100),
-        "users.LOGIN_CREDENTIALS": ("somebody", 20, 900),
-    }[name]
-    arrays = [f'{{"{argument}"}}' for argument in each]
     opened = await asyncpg.connect(database_url)
     emptied = opened.transaction()
     await emptied.start()
@@ -211,8 +214,8 @@ async def test_a_plan_made_for_an_empty_table_looks_rows_up_too(
         await opened.execute("SET LOCAL plan_cache_mode = force_generic_plan")
         await opened.execute("SET LOCAL enable_seqscan = off")
         await opened.execute("TRUNCATE users, login_throttles CASCADE")
-        await opened.execute("ANALYZE users, sessions, login_throttles")
-        plan = await explained(opened, CONSTANTS[name], *arrays)
+        await opened.execute("ANALYZE")
+        plan = await explained(opened, CONSTANTS[name], *arguments)
     finally:
         await emptied.rollback()
         await opened.close()
@@ -222,6 +225,7 @@ async def test_a_plan_made_for_an_empty_table_looks_rows_up_too(
 
 def assert_only_lookups(plan: str) -> None:
     """That each scan of an index has a condition: in a join without, it reads the table whole."""
+    assert "Seq Scan" not in plan, plan
     lines = plan.splitlines()
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         if re.search(r"Index (Only )?Scan", line):
