@@ -3,6 +3,8 @@
 import base64
 import secrets
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -83,7 +85,10 @@ def environment(database_url: str) -> dict[str, str]:
 
 @contextmanager
 def prepared(folder: Path) -> Iterator[tuple[embedded.EmbeddedPostgres, str, watch.Statements]]:
-    """Postgres with a database of ours, as durable as in production."""
+    """Postgres with a database of ours, as durable as in production. From here on SIGTERM is an
+    exit, so that what was started is ended, too.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with (
             embedded.running(folder / "postgres") as postgres,
