@@ -1,5 +1,6 @@
 """Usernames: one canonical form for all spellings of one name."""
 
+import re
 from typing import Final
 
 from precis_i18n import get_profile
@@ -18,6 +19,10 @@ _MAX_RAW: Final = 4 * MAX_CODE_POINTS
 # so "ß" and "ss" stay two names.
 _PROFILE: Final = get_profile("UsernameCaseMapped")
 
+# Of these all are allowed, and only case is mapped: for most names the library, which is an eighth
+# of what a login has to do but for its hash, is not asked.
+_ASCII: Final = re.compile("[!-~]+")
+
 
 def canonical(username: str) -> str:
     """The form that is stored and compared: at most 64 code points and 255 bytes, idempotent.
@@ -27,7 +32,8 @@ def canonical(username: str) -> str:
     if len(username) > _MAX_RAW:
         raise _invalid(f"longer than {MAX_CODE_POINTS} characters")
     try:
-        name: str = _PROFILE.enforce(username)
+        ascii_only = _ASCII.fullmatch(username)
+        name: str = username.lower() if ascii_only else _PROFILE.enforce(username)
     except UnicodeError:
         # All PRECIS refusals are this. Its reason names Unicode tables, and it holds the name.
         raise _invalid("empty, or has characters no username has (RFC 8265)") from None

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from precis_i18n import get_profile
 
 from service.domain import usernames
 from service.domain.errors import InvalidArgument
@@ -74,3 +75,16 @@ def test_every_text_has_a_stable_canonical_form_or_is_refused(spelling: str) -> 
     assert usernames.canonical(name) == name
     assert 0 < len(name) <= 64
     assert len(name.encode()) <= 255
+
+
+@pytest.mark.parametrize("code", range(128))
+def test_what_is_known_of_ascii_is_what_the_rfc_says(code: int) -> None:
+    """Alone, and between others: it goes past the library."""
+    for spelling in (chr(code), f"aZ{chr(code)}9"):
+        try:
+            said = get_profile("UsernameCaseMapped").enforce(spelling)
+        except UnicodeError:
+            with pytest.raises(InvalidArgument):
+                usernames.canonical(spelling)
+        else:
+            assert usernames.canonical(spelling) == said
