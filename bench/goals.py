@@ -36,18 +36,22 @@ def goals(rows: Sequence[Row], doors: Sequence[str]) -> list[Goal]:
         read, page = find("GetRecord", door), find("GetUserData", door)
         batch, echo = find("BatchGetRecords", door), find("echo", BASE)
         put, login = find("PutRecord", door), find("Login", door)
-        of_read = page.rate / read.rate if page and read and read.rate else None
-        raw = find("argon2 ours", load="all cores")
+        raw, reference = (find(f"argon2 {of}", load="all cores") for of in ("ours", "reference"))
         found += [
             Goal(f"GetRecord ÷ echo, {door}", READS.get(door, 0), read.of_echo if read else None),
             Goal(f"BatchGetRecords ÷ echo, by CPU time, {door}", BATCHES, _by_cpu(echo, batch)),
-            Goal(f"GetUserData ÷ GetRecord, {door}", 0.6, of_read),
+            Goal(f"GetUserData ÷ GetRecord, {door}", 0.6, _by_rate(read, page)),
             Goal(f"PutRecord ÷ pgbench, {door}", 0.7, put.of_limit if put else None),
-            Goal(f"Login ÷ raw argon2, {door}", 0.9, login.of_limit if login else None),
-            Goal(f"Login ÷ raw argon2, by CPU time, {door}", 0.9, _by_cpu(raw, login)),
+            Goal(f"Login ÷ raw argon2-cffi, {door}", 0.9, _by_rate(reference, login)),
+            Goal(f"Login ÷ raw libsodium, {door}", 0.9, login.of_limit if login else None),
+            Goal(f"Login ÷ raw libsodium, by CPU time, {door}", 0.9, _by_cpu(raw, login)),
             Goal(f"(2 echo + select) ÷ GetRecord, p50 alone, {door}", 1.0, _alone(find, door)),
         ]
     return found
+
+
+def _by_rate(limit: Row | None, row: Row | None) -> float | None:
+    return row.rate / limit.rate if limit and row and limit.rate else None
 
 
 def _by_cpu(limit: Row | None, row: Row | None) -> float | None:
