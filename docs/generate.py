@@ -6,8 +6,8 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from service import http_server as http
-from service import settings
+from service import http_connection as http
+from service import http_server, settings
 from service.domain import limits
 from service.rpc import policy
 
@@ -97,10 +97,11 @@ def limit_table() -> str:
         "connection on which more than 1,000 calls are cancelled, and more than 33 a second, is",
         "closed.",
         "",
-        f"The HTTP port takes {http.MAX_CONNECTIONS} connections; one more closes the one that has",
-        f"waited longest. A request must come within {http.REQUEST_SECONDS:.0f} seconds, also on a",
-        f"connection that is kept, its head within {http.HEAD_BYTES:,} bytes, and its answer be",
-        f"taken within {http.ANSWER_SECONDS:.0f} seconds.",
+        f"The HTTP port takes {http_server.MAX_CONNECTIONS} connections; one more closes the",
+        "one that has kept it waiting longest. A request must come within",
+        f"{http.REQUEST_SECONDS:.0f} seconds, also on a connection that is kept, its head within",
+        f"{http.HEAD_BYTES:,} bytes, and its answer be taken within",
+        f"{http.ANSWER_SECONDS:.0f} seconds.",
         "",
         "Two logins of one user at the same moment can together exceed the number of sessions by",
         "one; the next login ends the oldest.",

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import orjson
 
-from service.http_server import Answer, Routes
+from service.http_connection import Answer, Routes
 
 
 def routes(
@@ -45,9 +45,15 @@ def routes(
         reason = ready()
         return Answer((reason or "ok").encode(), status=200 if reason is None else 503)
 
+    rendering: asyncio.Task[tuple[bytes, str]] | None = None
+
     async def exposition() -> Answer:
-        # Rendering takes milliseconds, and asking siblings waits for them.
-        return Answer(*await asyncio.to_thread(metrics))
+        # In a thread, because it takes milliseconds, and one for all who ask meanwhile: a crowd of
+        # them must not take all the threads there are.
+        nonlocal rendering
+        if rendering is None or rendering.done():
+            rendering = asyncio.create_task(asyncio.to_thread(metrics))
+        return Answer(*await asyncio.shield(rendering))
 
     known = "/.well-known"
     # OpenID Connect appends to an issuer's path, RFC 8414 puts the path at the end.

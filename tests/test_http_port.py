@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import pytest
 
 from service import http_port, http_server
-from service.http_server import Routes
+from service.http_connection import Routes
 
 ISSUER = "https://id.example.com"
 KEYS = {"keys": [{"kty": "EC", "kid": "k1"}]}
 LOOPBACK = "127.0.0.1"
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,14 @@ def routes(
     issuer: str = ISSUER,
     ready: Callable[[], str | None] = lambda: None,
     jwks: Callable[[], dict[str, object]] = lambda: dict(KEYS),
+    metrics: Callable[[], tuple[bytes, str]] = lambda: (b"up 1\n", PROMETHEUS),
 ) -> Routes:
     return http_port.routes(
         issuer=issuer,
         jwks=jwks,
         max_age=300,
         ready=ready,
-        metrics=lambda: (b"up 1\n", "text/plain; version=0.0.4; charset=utf-8"),
+        metrics=metrics,
     )
 
 
@@ -231,7 +233,27 @@ async def test_clients_that_linger_do_not_delay_the_stop() -> None:
     assert took < 2.5
 
 
-async def test_a_broken_key_source_is_a_500_without_its_reason() -> None:
+async def test_a_crowd_that_wants_metrics_takes_one_thread() -> None:
+    running, most = 0, 0
+
+    def metrics() -> tuple[bytes, str]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.1)
+        running -= 1
+        return b"up 1\n", "text/plain"
+
+    async with http_server.serving(routes(metrics=metrics), LOOPBACK, 0) as port:
+        answers = await asyncio.gather(*(ask(port, "/metrics") for _ in range(5)))
+
+    assert {answer.body for answer in answers} == {b"up 1\n"}
+    assert most == 1
+
+
+async def test_a_broken_key_source_is_a_500_without_its_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def broken() -> dict[str, object]:
         raise RuntimeError("canary")
 
@@ -241,6 +263,7 @@ async def test_a_broken_key_source_is_a_500_without_its_reason() -> None:
 
     assert (answer.status, alive.status) == (500, 200)
     assert b"canary" not in answer.body
+    assert "canary" in caplog.text
 
 
 async def test_requests_are_not_logged(
