@@ -49,7 +49,8 @@ class Connection:
         self._writer = writer
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
         self._head_only = False
-        self.since: float | None = None  # when it began to keep us waiting, if it does
+        self.waiting = False  # for the client, and not the client for us
+        self.since = asyncio.get_running_loop().time()  # of that
         self.idle = False  # whether it has had its answers and not asked again
         self.last = False  # whether it ends with the answer that is due
         # So that `drain` means that the kernel has all of it.
@@ -92,12 +93,15 @@ class Connection:
     @asynccontextmanager
     async def _its_turn(self, seconds: float) -> AsyncIterator[None]:
         """Wait for the client, so long at most. Raises TimeoutError."""
-        self.since = asyncio.get_running_loop().time()
+        self._turn(waiting=True)
         try:
             async with asyncio.timeout(seconds):
                 yield
         finally:
-            self.since = None
+            self._turn(waiting=False)
+
+    def _turn(self, *, waiting: bool) -> None:
+        self.waiting, self.since = waiting, asyncio.get_running_loop().time()
 
     async def _request(self) -> h11.Request | None:
         """The next, without its body, or what is too large of it; None when there is none."""

@@ -50,22 +50,20 @@ class _Connections:
 
     def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer what comes on a new connection, until it ends."""
-        if self._closing or not self._room():
+        if self._closing:
             writer.transport.abort()
             return
+        if len(self._open) >= MAX_CONNECTIONS:
+            self._end(min(self._open, key=self._rank))
         connection = Connection(self._routes, reader, writer)
         task = asyncio.ensure_future(connection.run())
         self._open[task] = connection
         task.add_done_callback(self._ended)
 
-    def _room(self) -> bool:
-        """Whether there is room for one more, when one that keeps us waiting has made it."""
-        if len(self._open) < MAX_CONNECTIONS:
-            return True
-        waiting = {task: each.since for task, each in self._open.items() if each.since is not None}
-        if waiting:
-            self._end(min(waiting, key=waiting.__getitem__))
-        return bool(waiting)
+    def _rank(self, task: asyncio.Task[None]) -> tuple[bool, float]:
+        """Who makes room first: those who keep us waiting, and of them who has done so longest."""
+        each = self._open[task]
+        return not each.waiting, each.since
 
     def _end(self, task: asyncio.Task[None]) -> None:
         # Not left to the task, in which nothing runs if it had not begun.

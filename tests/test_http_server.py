@@ -304,19 +304,37 @@ async def test_who_asks_stays_while_the_silent_make_room(monkeypatch: pytest.Mon
             await asyncio.sleep(0.01)
 
 
-async def test_nobody_makes_room_who_waits_for_us(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 1)
+async def test_who_waits_for_us_makes_room_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 2)
     asked, go = asyncio.Event(), asyncio.Event()
 
-    known = {"/livez": slow(asked, go)}
+    known = {"/slow": slow(asked, go), "/livez": livez}
     async with http_server.serving(known, LOOPBACK, 0) as port, connected(port) as busy:
-        answer = asyncio.create_task(busy.ask())
+        answer = asyncio.create_task(busy.ask(ASK.replace(b"livez", b"slow")))
         await asked.wait()
-        async with connected(port) as other:
-            assert await other.ended()
+        async with connected(port) as silent, connected(port) as probe:
+            assert (await probe.ask())[1] == b"ok"
+            assert await silent.ended()
         go.set()
 
         assert (await answer)[1] == b"late"
+
+
+async def test_when_all_wait_for_us_there_is_room_for_a_probe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 2)
+    asked = asyncio.Event()
+
+    known = {"/slow": slow(asked, asyncio.Event()), "/livez": livez}
+    async with http_server.serving(known, LOOPBACK, 0) as port, AsyncExitStack() as stack:
+        for _ in range(3):
+            busy = await stack.enter_async_context(connected(port))
+            busy.writer.write(ASK.replace(b"livez", b"slow"))
+            await asyncio.wait_for(asked.wait(), 5)
+            asked.clear()
+            async with connected(port) as probe:
+                assert (await probe.ask())[1] == b"ok"
 
 
 async def test_who_sends_thousands_ahead_does_not_keep_the_others() -> None:
