@@ -17,6 +17,7 @@ REQUEST_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 10.0
 HEAD_BYTES: Final = 16 * 1024
 BODY_BYTES: Final = 64 * 1024  # nobody has a use for one, but it may come
+CHUNK_BYTES: Final = 1024  # what a part of one counts for at least: thousands could come at once
 # For what is sent by somebody whose connection is about to end.
 LINGER_SECONDS: Final = 1.0
 LINGER_READS: Final = 64
@@ -105,13 +106,14 @@ class Connection:
 
     async def _request(self) -> h11.Request | None:
         """The next, without its body, or what is too large of it; None when there is none."""
+        self._head_only = False
         request = await self._event()
         if not isinstance(request, h11.Request):
             return None
         self._head_only = request.method == b"HEAD"
         read = 0
         while read <= BODY_BYTES and isinstance(body := await self._event(), h11.Data):
-            read += len(body.data)
+            read += max(len(body.data), CHUNK_BYTES)
         return request
 
     async def _event(self) -> object:

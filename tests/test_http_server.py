@@ -169,6 +169,15 @@ async def test_head_has_no_body_when_its_own_is_broken_either(rest: bytes) -> No
     assert (head.split()[1], body) == (b"400", b"")
 
 
+async def test_what_is_broken_after_a_head_has_its_body() -> None:
+    async with serving_one() as raw:
+        raw.writer.write(ASK.replace(b"GET", b"HEAD"))
+        await raw.reader.readuntil(b"\r\n\r\n")
+        head, body = await raw.ask(b"?\r\n\r\n")
+
+    assert (head.split()[1], body) == (b"400", b"Bad Request")
+
+
 async def test_a_large_answer_arrives_whole_before_the_end() -> None:
     async with serving_one() as raw:
         raw.writer.write(ASK.replace(b"livez", b"large")[:-2] + b"Connection: close\r\n\r\n")
@@ -218,6 +227,14 @@ async def test_a_body_that_nobody_will_read_is_not_waited_for(rest: bytes) -> No
         assert head.split()[1] == b"405"
         assert b"Connection: close" in head
         assert await raw.ended()
+
+
+async def test_a_body_in_thousands_of_parts_is_not_read_to_its_end() -> None:
+    async with serving_one() as raw:
+        post = ASK.replace(b"GET", b"POST")[:-2] + b"Transfer-Encoding: chunked\r\n\r\n"
+        head, _ = await raw.ask(post + b"1\r\nx\r\n" * 5_000)
+
+    assert head.split()[1] == b"405"
 
 
 async def test_who_waits_for_a_word_to_send_nothing_gets_its_answer() -> None:
