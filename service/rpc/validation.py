@@ -1,9 +1,10 @@
 """The innermost layer: bytes to a message that keeps the rules in the proto, and back to bytes."""
 
 import math
+import operator
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import protovalidate
 from buf.validate import validate_pb2
@@ -56,34 +57,54 @@ def parsed(parse: Callable[[bytes], Message], data: bytes) -> Message:
         ) from error
 
 
-def quick_checks(message: Message) -> list[tuple[str, Check]] | None:
-    """For messages of texts and numbers, with no rules but sets of characters and bounds: a check
-    for each field, which passes nothing that breaks a rule. None for messages of any other type.
+class QuickChecks(NamedTuple):
+    """What a message must be to be plainly good: these fields' values pass, those are not there."""
+
+    values: list[tuple[str, Check]]
+    absent: list[str]
+
+
+def quick_checks(message: Message) -> QuickChecks | None:
+    """For messages of texts and numbers, with no rules but sets of characters and bounds, and of
+    fields that may be absent. They pass nothing that breaks a rule. None for any other type.
 
     Ours, beside protovalidate, whose answer is 3 of the 30 µs that a read takes in this process.
     For what is plainly good; about the rest protovalidate has the say.
     """
     descriptor = cast(Descriptor, message.DESCRIPTOR)
-    checks: list[tuple[str, Check]] = []
+    ruled: list[tuple[Any, Any]] = [(descriptor, validate_pb2.message)]
+    ruled += [(each, validate_pb2.oneof) for each in descriptor.oneofs]
+    if any(each.GetOptions().HasExtension(rule) for each, rule in ruled):
+        return None
+    found = QuickChecks([], [])
     for field in descriptor.fields:
-        check = _quick_check(field)
-        if check is None:
+        if field.has_presence and not _rules(field).required:
+            found.absent.append(field.name)
+        elif check := _quick_check(field):
+            found.values.append((field.name, check))
+        else:
             return None
-        checks.append((field.name, check))
-    return None if descriptor.GetOptions().HasExtension(cast(Any, validate_pb2.message)) else checks
+    return found
 
 
-def is_plainly_good(request: Message, checks: list[tuple[str, Check]]) -> bool:
+def is_plainly_good(request: Message, checks: QuickChecks) -> bool:
     """Whether a message passes its quick checks."""
-    for name, check in checks:  # noqa: SIM110 - all() of a generator takes twice as long
+    for name in checks.absent:
+        if request.HasField(name):
+            return False
+    for name, check in checks.values:  # noqa: SIM110 - all() of a generator takes twice as long
         if not check(getattr(request, name)):
             return False
     return True
 
 
 def _quick_check(field: FieldDescriptor) -> Check | None:
-    rules = field.GetOptions().Extensions[cast(Any, validate_pb2.field)]
-    if field.is_repeated or field.has_presence or len(rules.ListFields()) != 1:
+    rules = _rules(field)
+    if field.is_repeated or rules.required:
+        return None
+    if rules.ignore == validate_pb2.IGNORE_IF_ZERO_VALUE:
+        return operator.not_
+    if len(rules.ListFields()) != 1:
         return None
     ((_, of_type),) = rules.ListFields()
     bounds = {rule.name: value for rule, value in of_type.ListFields()}
@@ -91,11 +112,16 @@ def _quick_check(field: FieldDescriptor) -> Check | None:
         return cast(Check, bounds["gte"].__le__)
     if rules.WhichOneof("type") != "string":
         return None
-    found = _SET.fullmatch(bounds.pop("pattern", r"^[^\x00]*$"))
+    pattern = bounds.pop("pattern", None)
     least = bounds.pop("min_len", 0)
     # A character has four bytes at the most.
     most = min(bounds.pop("max_len", math.inf), bounds.pop("max_bytes", math.inf) // 4)
-    if not found or bounds:
+    if bounds:
+        return None
+    if pattern is None:
+        return (lambda text: least <= len(text) <= most) if least <= most < math.inf else None
+    found = _SET.fullmatch(pattern)
+    if not found:
         return None
     characters, times = found.groups()
     if times == "*" and least <= most < math.inf:
@@ -103,6 +129,11 @@ def _quick_check(field: FieldDescriptor) -> Check | None:
     elif times == "*" or least or most < math.inf:
         return None
     return re.compile(characters + times).fullmatch
+
+
+def _rules(field: FieldDescriptor) -> validate_pb2.FieldRules:
+    rules: validate_pb2.FieldRules = field.GetOptions().Extensions[cast(Any, validate_pb2.field)]
+    return rules
 
 
 def _violations(request: Message) -> list[protovalidate.Violation]:

@@ -75,7 +75,7 @@ async def delete(db: Database, caller: Caller, deletion: Deletion, request: Requ
     RequestIdReused, RecordNotFound, RevisionMismatch.
     """
     named = (deletion.collection, deletion.key, deletion.if_revision, deletion.allow_missing)
-    async with db.lanes.enter(caller.user_id):
+    async with db.lanes.of(caller.user_id):
         row = await write_requests.once(db, DELETE, caller, request, *named)
     if row["revision"] is not None:
         return Written(row["revision"], row["create_time"], row["update_time"])

@@ -137,7 +137,7 @@ async def put(db: Database, caller: Caller, write: Write, request: Request) -> W
     RevisionMismatch, QuotaExceeded, and InvalidArgument for JSON that Postgres cannot hold.
     """
     try:
-        async with db.lanes.enter(caller.user_id):
+        async with db.lanes.of(caller.user_id):
             row = await _row(db, caller, write, request)
     except asyncpg.CheckViolationError as error:
         raise InvalidArgument(

@@ -1,13 +1,15 @@
 """The quick checks let nothing through that protovalidate refuses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import protovalidate
 import pytest
 from buf.validate import validate_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from sixfold.auth.v1 import auth_pb2
 from sixfold.data.v1 import data_pb2 as pb
 
@@ -20,12 +22,19 @@ GOOD: list[Message] = [
     pb.ListRecordsRequest(collection="notes"),
     auth_pb2.GetUserRequest(user_id="me"),
     auth_pb2.LogoutRequest(),
+    pb.PutRecordRequest(collection="notes", key="a/b c", json="1"),
 ]
 # Around every bound, in characters and in bytes of characters of one to four.
 LENGTHS = [0, 1, 2, 63, 64, 65, 127, 128, 129, 170, 171, 255, 256, 257, 511, 512, 513, 2048, 2049]
 # What ends a line or a text for somebody, and what means something in a pattern.
 CHARACTERS: list[str] = [*"aZ0._-~/ \n\r\0\x1f\x7f\x80\u2028é€😀]^\\"]
 NUMBERS = [-(2**31), -1, 0, 1, 50, 2**31 - 1]
+VALUES: dict[int, Sequence[Any]] = {
+    FieldDescriptor.TYPE_INT32: NUMBERS,
+    FieldDescriptor.TYPE_INT64: NUMBERS,
+    FieldDescriptor.TYPE_BOOL: [False, True],
+    FieldDescriptor.TYPE_MESSAGE: [Timestamp(), Timestamp(seconds=1), Timestamp(nanos=-1)],
+}
 
 
 def varied(message: Message) -> Iterator[Any]:
@@ -33,10 +42,15 @@ def varied(message: Message) -> Iterator[Any]:
     for field in message.DESCRIPTOR.fields:
         texts = [many * length for many in CHARACTERS for length in LENGTHS]
         texts += ["a" + last for last in CHARACTERS] + [first + "a" for first in CHARACTERS]
-        for value in texts if field.type == field.TYPE_STRING else NUMBERS:
+        if field.type == field.TYPE_STRING and field.name == "json":
+            texts += ["1" * length for length in (65_535, 65_536, 65_537, 262_144, 262_145)]
+        for value in VALUES.get(field.type, texts):
             other: Any = type(message)()
             other.CopyFrom(message)
-            setattr(other, field.name, value)
+            if isinstance(value, Message):
+                getattr(other, field.name).CopyFrom(value)
+            else:
+                setattr(other, field.name, value)
             yield other
 
 
@@ -61,12 +75,16 @@ def made(field: dict[str, Any], message_rule: str = "") -> Message:
     one.options.Extensions[cast(Any, validate_pb2.field)].CopyFrom(rules)
     if message_rule:
         kind.options.Extensions[cast(Any, validate_pb2.message)].cel_expression.append(message_rule)
+    return message_of(file, "m.M")
+
+
+def message_of(file: descriptor_pb2.FileDescriptorProto, name: str) -> Message:
     pool = descriptor_pool.DescriptorPool()
     for known in (descriptor_pb2.DESCRIPTOR, *validate_pb2.DESCRIPTOR.dependencies):
         pool.AddSerializedFile(known.serialized_pb)
     pool.AddSerializedFile(validate_pb2.DESCRIPTOR.serialized_pb)
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("m.M"))()
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))()
 
 
 StringRules = validate_pb2.StringRules
@@ -96,8 +114,37 @@ def test_rules_about_a_whole_message_are_protovalidates_alone() -> None:
     assert quick_checks(made({"string": StringRules(max_len=5)}, "this.one != 'a'")) is None
 
 
+def test_lists_are_protovalidates_alone() -> None:
+    assert quick_checks(pb.BatchGetRecordsRequest()) is None
+
+
 @pytest.mark.parametrize(
-    "message", [pb.BatchGetRecordsRequest(), pb.PutRecordRequest(), pb.DeleteRecordRequest()]
+    "more",
+    [
+        pb.PutRecordRequest(if_revision=0),
+        pb.PutRecordRequest(if_absent=False),
+        pb.PutRecordRequest(expire_time=Timestamp(seconds=1)),
+        pb.PutRecordRequest(request_id="no UUID"),
+    ],
 )
-def test_lists_choices_and_optional_fields_are_protovalidates_alone(message: Message) -> None:
-    assert quick_checks(message) is None
+def test_fields_that_may_be_absent_are_protovalidates_when_they_are_there(
+    more: pb.PutRecordRequest,
+) -> None:
+    request = pb.PutRecordRequest(collection="notes", key="a", json="1")
+    checks = quick_checks(request)
+    assert checks is not None
+    assert is_plainly_good(request, checks)
+
+    request.MergeFrom(more)
+
+    assert not is_plainly_good(request, checks)
+
+
+def test_a_choice_that_must_be_made_is_protovalidates_alone() -> None:
+    file = descriptor_pb2.FileDescriptorProto(name="o.proto", package="o", syntax="proto3")
+    kind = file.message_type.add(name="M")
+    kind.field.add(name="one", number=1, type=FieldDescriptor.TYPE_BOOL, label=1, oneof_index=0)
+    choice = kind.oneof_decl.add(name="choice")
+    choice.options.Extensions[cast(Any, validate_pb2.oneof)].required = True
+
+    assert quick_checks(message_of(file, "o.M")) is None

@@ -114,7 +114,7 @@ async def test_a_user_who_writes_a_lot_waits_for_itself_alone() -> None:
     lanes, inside, go = Lanes(), {ANN: 0, BOB: 0}, asyncio.Event()
 
     async def write(user_id: UUID) -> None:
-        async with lanes.enter(user_id):
+        async with lanes.of(user_id):
             inside[user_id] += 1
             await go.wait()
 
