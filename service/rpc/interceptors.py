@@ -75,24 +75,24 @@ def metrics(measures: Metrics, access_log: AccessLog) -> Layer:
     ended: list[tuple[str, Call, float]] = []
 
     def tell() -> None:
-        calls = ended.copy()
+        calls = [(method, call, call.code.name, seconds) for method, call, seconds in ended]
         ended.clear()
         access_log(
             *[
                 {
                     "method": method,
-                    "code": call.code.name,
+                    "code": code,
                     "reason": call.reason,
                     "duration_ms": int(seconds * 1e6) / 1000,
                     "request_id": call.request_id,
                     "user_id": call.caller.ids[0] if call.caller else None,
                     "peer": call.peer,
                 }
-                for method, call, seconds in calls
+                for method, call, code, seconds in calls
             ]
         )
-        for method, call, seconds in calls:
-            measures.ended(method, call.code.name, seconds, call.received, call.sent)
+        for method, call, code, seconds in calls:
+            measures.ended(method, code, seconds, call.received, call.sent)
 
     def layer(method: str, inner: Handler) -> Handler:
         async def measured(request: Any, call: Call) -> bytes | None:
