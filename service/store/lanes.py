@@ -24,7 +24,7 @@ class Lanes:
 
 
 class Lane:
-    """For one write at a time. A class, because a generator would be a fiftieth of a write."""
+    """For one write at a time. A class: a generator would cost a write more than the lock does."""
 
     __slots__ = ("_lanes", "_lock", "_user_id", "_users")
 
