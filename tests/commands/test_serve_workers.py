@@ -147,6 +147,7 @@ async def test_how_many_is_a_setting_and_the_option_is_short_for_it(database_url
 
 
 async def test_port_zero_picks_one_for_all(running: Workers) -> None:
+    await running.until_said("serving", 2)  # a line is written a moment after what it tells of
     said = running.said("serving")
 
     assert len({(line["grpc_port"], line["http_port"]) for line in said}) == 1
