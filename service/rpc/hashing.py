@@ -19,9 +19,9 @@ T = TypeVar("T")
 
 # What is hashed is handed over when it is one for every two that are still to be hashed, or this
 # many. A hash leaves nothing of the loop in the caches, so calls that go on together take a quarter
-# less of it than one after another: of 128 logins in flight, 10 % more a second; and of 24, 7 % more
-# and a tenth sooner than when one for every four was enough. No more together, or everybody else
-# would wait for them.
+# less of it than one after another: of 128 logins in flight, 10 % more a second. Where one for
+# every four was enough, 24 in flight were 7 % fewer a second, and took a tenth longer. No more
+# together, or everybody else would wait for them.
 FOR_EACH: Final = 2
 MOST: Final = 32
 
