@@ -18,11 +18,19 @@ def listening(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, dualstack_ipv6=dual)
 
 
-def reserved(host: str, port: int) -> socket.socket:
-    """Keep a port for the processes that this one starts, each of which listens at it: no other
-    program can bind it, whether or not it would share, and none of its connections come here.
-    Raises OSError when the port is taken.
+def reserved(address: str) -> socket.socket:
+    """Keep a port for several who listen at it, this process or those it starts: no other program
+    can bind it, whether or not it would share, and none of its connections come here. `address` is
+    "host:port". Raises OSError with a line for whoever chose it.
     """
+    host, _, port = address.rpartition(":")
+    try:
+        return _reserved(host.strip("[]"), int(port))
+    except OSError as error:
+        raise OSError(f"cannot listen on {address}; is the port in use?") from error
+
+
+def _reserved(host: str, port: int) -> socket.socket:
     # Listening is the one question that everybody at the port answers.
     with listening(host, port) as alone:
         family, address = alone.family, alone.getsockname()
@@ -44,8 +52,8 @@ def reserved(host: str, port: int) -> socket.socket:
 
 
 def stop_listening(port: int) -> None:
-    """Take this process' own listening sockets from a port that others share, at once: the next
-    connection goes to one of those. What accepts here must bear it.
+    """Take this process' own listening sockets from a port, at once: the next connection goes to
+    others who share it, or is refused. What accepts here must bear it.
     """
     with suppress(OSError):
         for path in list(Path("/dev/fd").iterdir()):

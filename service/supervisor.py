@@ -45,13 +45,8 @@ async def serve(settings: Settings, door: str) -> int:
     the exit code: the first worker's own, should it not start. Raises OSError for a port in use.
     """
     lines.share(sys.stdout)
-    host, port = host_port(settings.listen)
-    try:
-        grpc = sockets.reserved(host, port)
-    except OSError as error:
-        raise OSError(f"cannot listen on {settings.listen}; is the port in use?") from error
     with (
-        grpc,
+        sockets.reserved(settings.listen) as grpc,
         sockets.listening(*host_port(settings.http_listen)) as http,
         tempfile.TemporaryDirectory(prefix="sixfold-") as folder,
     ):

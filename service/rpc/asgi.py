@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 from grpc import StatusCode
 
 from service.rpc.interceptors import Layer
-from service.rpc.mount import Method, MethodHandler, Mount
+from service.rpc.mount import DRAINING, FULL, Method, MethodHandler, Mount
 from service.rpc.wire import Aborted, Context, Event, Receive, Scope, Send
 
 log = logging.getLogger("sixfold.rpc")
@@ -26,8 +26,6 @@ ABORTS: Final = (Aborted,)
 # Between two looks for callers who have gone. A call that is quicker is never looked at.
 LOOK_SECONDS: Final = 0.2
 
-_DRAINING: Final = StatusCode.UNAVAILABLE, "this process is draining"
-_FULL: Final = StatusCode.RESOURCE_EXHAUSTED, "this process has calls enough"
 _GRPC: Final = re.compile(rb"application/grpc(\+proto)?\s*(;.*)?")
 
 
@@ -72,12 +70,12 @@ class Adapter(Mount):
         try:
             try:
                 if len(self._open) > self.most:
-                    context.refuse(*_FULL)
+                    context.refuse(*FULL)
                 method = self._paths.get(path, self.unknown)
                 if method.response_streaming:
                     self._streams.add(context)
                     if self._draining:
-                        context.refuse(*_DRAINING)
+                        context.refuse(*DRAINING)
                 request: Any = b""
                 if method.request_streaming:
                     request = context.messages(first)
@@ -118,7 +116,7 @@ class Adapter(Mount):
 
     def _cancel(self, contexts: Iterable[Context]) -> None:
         for context in contexts:
-            context.end(*_DRAINING)
+            context.end(*DRAINING)
             self._open[context].cancel()
 
     async def watch(self) -> None:

@@ -21,6 +21,10 @@ from service.rpc.interceptors import Call, Handler, Layer
 from service.rpc.transport import Transport
 from service.rpc.validation import parsed, validate
 
+# What any door says to a call that it does not take.
+DRAINING: Final = grpc.StatusCode.UNAVAILABLE, "this process is draining"
+FULL: Final = grpc.StatusCode.RESOURCE_EXHAUSTED, "this process has calls enough"
+
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 # Of either message type; what the generated code makes.
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
