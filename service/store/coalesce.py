@@ -42,10 +42,6 @@ TRY_EVERY: Final = 16
 QUIET_TURNS: Final = 20
 HOLD_SECONDS: Final = 0.005
 CROWD: Final = 3
-# Where a statement costs as much as several questions in it, they are held where fewer than this
-# many wait, for as long as that gathers a CROWD. Of 128 writes in flight at grpc.aio eight meet
-# then and not four, a tenth more a second, and so behind Envoy of sixteen; with 16 it is no more.
-COSTLY_CROWD: Final = 8
 # Questions that may wait. They pile up only while Postgres stands still, each for no longer than
 # its caller's deadline; this bounds the memory until then.
 QUEUE: Final = 2_048
@@ -54,11 +50,7 @@ _SHARED_FAILURES: Final = (DatabaseUnavailable, DeadlineExceeded, NotReady, Over
 
 
 class Coalesced(Generic[Question, Answer]):
-    """`load` answers several questions with one statement, in their order. Where it is `costly`, a
-    commit or a hundred lookups, questions are held back also when few are waiting, not only when
-    none is: twice as many writes a second at grpc.aio, where reads of one record among sixteen
-    behind Envoy would be a tenth fewer.
-    """
+    """`load` answers several questions with one statement, in their order."""
 
     def __init__(
         self,
@@ -66,13 +58,10 @@ class Coalesced(Generic[Question, Answer]):
         *,
         width: int = WIDTH,
         at_once: int = AT_ONCE,
-        costly: bool = False,
     ) -> None:
         self._load = load
         self._width = width
         self._at_once = at_once
-        self._costly = costly
-        self._crowd = COSTLY_CROWD if costly else CROWD
         self._running = 0  # statements, and one that is being gathered
         self._since: list[float] = []  # when each of the statements was started
         self._asked = 0
@@ -149,7 +138,7 @@ class Coalesced(Generic[Question, Answer]):
         return started
 
     def _is_worth_a_try(self) -> bool:
-        """Whether to hold a question that nobody, or hardly anybody, is with back for others."""
+        """Whether to hold a question that nobody is with back for others."""
         self._lonely += 1
         now, before = time.perf_counter(), self._lonely_at
         self._lonely_at = now
@@ -162,9 +151,7 @@ class Coalesced(Generic[Question, Answer]):
         if self._gathering:  # they are waited for already
             self._running -= 1
             return
-        if self._costly and not self._holding and 0 < len(self._waiting) < self._crowd:
-            self._holding = self._is_worth_a_try()
-        if self._holding and len(self._waiting) < self._crowd:
+        if self._holding and len(self._waiting) < CROWD:
             until = time.perf_counter() + HOLD_SECONDS
             self._gathering = True
             loop.call_soon(self._gather, loop, self._asked, QUIET_TURNS, until)

@@ -58,10 +58,10 @@ class Database:
         self._tidying: set[asyncio.Task[None]] = set()
 
     def shared(
-        self, sql: str, *args: str, width: int = coalesce.WIDTH, costly: bool = False
+        self, sql: str, *args: str, width: int = coalesce.WIDTH
     ) -> Awaitable[asyncpg.Record]:
         """The row for `args`, out of a statement that answers up to `width` such reads in flight
-        together (`costly`: see Coalesced).
+        together.
 
         `sql` takes lines for each argument, one from each read, and returns a row for each, in
         order. Lines, because as arrays asyncpg spends 2 µs on a read's four. An argument is not
@@ -70,7 +70,7 @@ class Database:
         found = self._shared.get(sql)
         if found is None:
             load = partial(self._lines, sql)
-            found = self.coalesced(sql, lambda: Coalesced(load, width=width, costly=costly))
+            found = self.coalesced(sql, lambda: Coalesced(load, width=width))
         return found.ask(args)
 
     def _lines(
@@ -83,7 +83,7 @@ class Database:
         array for each argument, one from each write, and returns a row for each, in order.
         """
         load = partial(self._arrays, sql)
-        return self.coalesced(sql, lambda: Coalesced(load, costly=True)).ask(args)
+        return self.coalesced(sql, lambda: Coalesced(load)).ask(args)
 
     def _arrays(
         self, sql: str, writes: Sequence[tuple[object, ...]]

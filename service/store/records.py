@@ -127,7 +127,6 @@ async def batch_get(
         str(limits.PAGE_BYTES // len(names)),
         str(limits.PAGE_BYTES),
         width=_LARGE,
-        costly=True,
     )
     if not alive:
         raise SessionRevoked

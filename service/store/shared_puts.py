@@ -117,7 +117,7 @@ async def put(
     flight, or of `alone`, its own. The caller keeps the user's lane: two writes of one user never
     meet in here. Raises SessionRevoked, RequestIdReused, and what `alone` raises.
     """
-    together = db.coalesced(PUT, lambda: Coalesced(partial(_together, db), costly=True))
+    together = db.coalesced(PUT, lambda: Coalesced(partial(_together, db)))
     row = await together.ask(put)
     if row is None or (row["alive"] and row["revision"] is None):
         return await alone()

@@ -308,43 +308,13 @@ async def test_who_is_alone_after_all_goes_on_after_some_turns_and_the_next_at_o
     assert max(turns) < coalesce.QUIET_TURNS + 10
 
 
-class Slow(Quick):
-    """Takes as long as two questions to come, when one comes every two turns."""
-
-    async def load(self, questions: Sequence[int]) -> list[int]:
-        for _ in range(3):
-            await asyncio.sleep(0)
-        return await super().load(questions)
-
-
-async def test_where_statements_are_costly_the_few_who_wait_are_gathered_too(
-    untimed: None,
-) -> None:
-    cheap, costly = Slow(), Slow()
-
-    await one_a_turn(Coalesced(cheap.load), 200, turns=2)
-    await one_a_turn(Coalesced(costly.load, costly=True), 200, turns=2)
-
-    assert max(cheap.widths) < coalesce.CROWD
-    assert max(costly.widths) > coalesce.COSTLY_CROWD
-    assert len(costly.widths) < len(cheap.widths) / 2
-
-
-@pytest.mark.parametrize(
-    ("costly", "waiting", "held"),
-    [
-        (False, coalesce.CROWD - 1, True),
-        (False, coalesce.CROWD, False),
-        (True, coalesce.COSTLY_CROWD - 1, True),
-        (True, coalesce.COSTLY_CROWD, False),
-    ],
-)
+@pytest.mark.parametrize(("waiting", "held"), [(coalesce.CROWD - 1, True), (coalesce.CROWD, False)])
 async def test_how_many_are_company_enough(
-    untimed: None, monkeypatch: pytest.MonkeyPatch, costly: bool, waiting: int, held: bool
+    untimed: None, monkeypatch: pytest.MonkeyPatch, waiting: int, held: bool
 ) -> None:
     monkeypatch.setattr(coalesce, "TRY_EVERY", 2)
     statements = Statements()
-    coalesced = Coalesced(statements.load, at_once=1, costly=costly)
+    coalesced = Coalesced(statements.load, at_once=1)
     statements.gate.set()
     await coalesced.ask(0)
     statements.gate.clear()
@@ -371,20 +341,24 @@ async def test_a_statement_that_ends_while_others_gather_leaves_them_alone(
     monkeypatch.setattr(coalesce, "TRY_EVERY", 1)
     monkeypatch.setattr(coalesce, "PATIENCE_SECONDS", 0)
     statements = Statements()
-    coalesced = Coalesced(statements.load, at_once=2, costly=True)
-    tasks = []
-    for number in (1, 2):
-        tasks += asking(coalesced, number)
-        while len(statements.asked) < number:
+    coalesced = Coalesced(statements.load, at_once=2)
+    statements.gate.set()
+    await coalesced.ask(0)
+    statements.gate.clear()
+    tasks = asking(coalesced, 1, 2, 3)
+    async with asyncio.timeout(5):
+        while len(statements.asked) < 2:
             await asyncio.sleep(0)
-    tasks += asking(coalesced, 3, 4)
+        tasks += asking(coalesced, 4)  # for which that statement takes too long already
+        while not coalesced._gathering:
+            await asyncio.sleep(0)
 
     statements.gate.set()
-    await settle()
+    await tasks[0]
     tasks += asking(coalesced, 5, 6)
     await asyncio.gather(*tasks)
 
-    assert statements.asked == [[1], [2], [3, 4, 5, 6]]
+    assert statements.asked == [[0], [1, 2, 3], [4, 5, 6]]
     assert coalesced._holding
 
 
