@@ -8,20 +8,22 @@ from pathlib import Path
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """Bind and listen. "::" also takes IPv4, and means only IPv4 on a machine without IPv6. Raises
-    OSError (EADDRINUSE) when the port is taken.
+    """Bind and listen, at one address. "::" also takes IPv4, and means only IPv4 on a machine
+    without IPv6; so does a name that has both. Raises OSError (EADDRINUSE) when the port is taken.
     """
     dual = host == "::" and socket.has_dualstack_ipv6()
     if host == "::" and not dual:
         host = ""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family = min(each[0] for each in found) if not dual else socket.AF_INET6
     return socket.create_server((host, port), family=family, dualstack_ipv6=dual)
 
 
 def reserved(address: str) -> socket.socket:
-    """Keep a port for several who listen at it, this process or those it starts: no other program
-    can bind it, whether or not it would share, and none of its connections come here. `address` is
-    "host:port". Raises OSError with a line for whoever chose it.
+    """Keep a port for several who listen at it, this process or those it starts. None of its
+    connections come here, and nobody else can bind it, but for a program of the same user that
+    shares it, too (SO_REUSEPORT) and does not ask first, as this does. `address` is "host:port".
+    Raises OSError with a line for whoever chose it.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -30,10 +32,16 @@ def reserved(address: str) -> socket.socket:
         raise OSError(f"cannot listen on {address}; is the port in use?") from error
 
 
+def address(bound: socket.socket) -> str:
+    """Where it is, as "host:port"."""
+    host, port = bound.getsockname()[:2]
+    return f"[{host}]:{port}" if bound.family == socket.AF_INET6 else f"{host}:{port}"
+
+
 def _reserved(host: str, port: int) -> socket.socket:
     # Listening is the one question that everybody at the port answers.
     with listening(host, port) as alone:
-        family, address = alone.family, alone.getsockname()
+        family, at = alone.family, alone.getsockname()
         only_six = family == socket.AF_INET6 and alone.getsockopt(*_ONLY_SIX)
     held = socket.socket(family)
     try:
@@ -43,7 +51,7 @@ def _reserved(host: str, port: int) -> socket.socket:
         # because it would let others in until somebody listens.
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind(address)
+        held.bind(at)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except OSError:
         held.close()
@@ -52,8 +60,8 @@ def _reserved(host: str, port: int) -> socket.socket:
 
 
 def stop_listening(port: int) -> None:
-    """Take this process' own listening sockets from a port, at once: the next connection goes to
-    others who share it, or is refused. What accepts here must bear it.
+    """Take this process' own listening sockets from a port that is shared, at once: the next
+    connection goes to others there, or is refused. What accepts here must bear it.
     """
     with suppress(OSError):
         for path in list(Path("/dev/fd").iterdir()):
@@ -65,7 +73,8 @@ def _stop_listening(descriptor: int, port: int) -> None:
     if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
         with socket.socket(fileno=os.dup(descriptor)) as each:
             listens = each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            if listens and each.getsockname()[1] == port:
+            shares = each.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)  # the HTTP port not
+            if listens and shares and each.getsockname()[1] == port:
                 each.shutdown(socket.SHUT_RD)
 
 

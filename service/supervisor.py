@@ -69,8 +69,7 @@ class Supervisor:
         self._patience = settings.drain_seconds + settings.grace_seconds + END_SECONDS
         # A new interpreter, without the search path of whoever stands in some other folder.
         self._command = [sys.executable, "-P", "-m", "service.worker", door]
-        listen = f"{settings.listen.rpartition(':')[0]}:{self._ports['grpc_port']}"
-        self._environ = os.environ | {"SIXFOLD_LISTEN": listen}
+        self._environ = os.environ | {"SIXFOLD_LISTEN": sockets.address(grpc)}
         self._http = http
         self._folder = folder
         self._serial = count()

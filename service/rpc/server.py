@@ -1,9 +1,8 @@
 """The grpc.aio door: what is mounted, behind grpc's own servers, and stopped in order."""
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Final, cast
 
 import grpc
@@ -55,8 +54,6 @@ class Door(Mount):
     def __init__(self, layers: list[Layer], stream_layers: list[Layer]) -> None:
         super().__init__(layers, stream_layers)
         self._stopping = asyncio.Event()
-        self._renewed: list[deque[Any]] = []
-        self._in_flight = _InFlight()
 
     @asynccontextmanager
     async def serving(
@@ -66,29 +63,35 @@ class Door(Mount):
         `grace` seconds, or no more once `hurry` is set, and returns when the last handler has
         ended. Raises OSError when the address cannot be bound.
         """
-        self._in_flight.most = transport.max_concurrent_calls
-        certificate = transport.certificate
+        calls = _Calls(transport.max_concurrent_calls)
         methods = _Methods(
-            {f"/{path}": self._handler(method) for path, method in self.methods.items()},
-            self._handler(self.unknown),
+            {f"/{path}": self._handler(method, calls) for path, method in self.methods.items()},
+            self._handler(self.unknown, calls),
         )
-        servers = [
-            grpc.aio.server(
-                handlers=[methods],
-                options=_options(transport),
-                # Of each, and those that wait for their message too; of all see `_in_flight`.
-                maximum_concurrent_rpcs=transport.max_concurrent_calls,
-            )
-            for _ in range(SERVERS)
-        ]
-        with _held(address, shared=transport.shared) as (host, port):
+        certificate = transport.certificate
+        renewing = _Certificate(certificate.pair) if certificate else None
+        # Or a second process would take half the calls instead of failing. Of several, the
+        # supervisor holds it.
+        with nullcontext() if transport.shared else sockets.reserved(address) as held:
+            where = sockets.address(held) if held else address
+            port = int(where.rpartition(":")[2])
+            servers = [
+                # Its limit: see _Calls.
+                grpc.aio.server(
+                    handlers=[methods],
+                    options=_options(transport),
+                    maximum_concurrent_rpcs=transport.max_concurrent_calls,
+                )
+                for _ in range(SERVERS)
+            ]
             for each in servers:
-                credentials = self._credentials(certificate.pair) if certificate else None
-                _listen(each, f"{host}:{port}", credentials)
-            for each in servers:
-                await each.start()
-            watching = asyncio.ensure_future(certificate.watch(self._take)) if certificate else None
+                _listen(each, where, renewing.credentials() if renewing else None)
+            watching = None
             try:
+                for each in servers:
+                    await each.start()
+                if certificate and renewing:
+                    watching = asyncio.ensure_future(certificate.watch(renewing.take))
                 yield port
             finally:
                 if watching:
@@ -97,6 +100,8 @@ class Door(Mount):
                 # grpc does it on a thread of its own, while callers that it has told to connect
                 # anew already do: some here, where they would be cut off.
                 sockets.stop_listening(port)
+                if held:
+                    held.close()  # for a successor, while calls end here
                 stopping = asyncio.ensure_future(_stop(servers, grace))
                 hurrying = asyncio.ensure_future(hurry.wait())
                 await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
@@ -106,37 +111,23 @@ class Door(Mount):
                 await stopping
                 # stop() returns while handlers it has cut off still run (grpc issue 37239), and
                 # what they use is about to be closed.
-                await self._in_flight.ended()
+                await calls.ended()
 
-    def _credentials(self, pair: Pair) -> grpc.ServerCredentials:
-        """Of one server: each asks for itself whether there is another certificate."""
-        mine: deque[Any] = deque(maxlen=1)
-        self._renewed.append(mine)
+    def _handler(self, method: Method, calls: "_Calls") -> MethodHandler:
+        def answered(request: Any, context: Any) -> Awaitable[bytes | None]:
+            authorization, request_id = _asked(context.invocation_metadata() or ())
+            return method.run(request, context, authorization, request_id)
 
-        def renewed() -> Any:
-            """Asked at every handshake, on a thread of grpc's. None: still the one before."""
-            try:
-                return mine.popleft()
-            except IndexError:
-                return None
-
-        return grpc.dynamic_ssl_server_credentials(_configuration(pair), renewed)
-
-    async def _take(self, pair: Pair) -> None:
-        for each in self._renewed:
-            each.append(_configuration(pair))
-
-    def _handler(self, method: Method) -> MethodHandler:
-        async def behaviour(request: Any, context: Any) -> bytes | None:
-            with self._in_flight:
-                if self._in_flight.are_too_many:
-                    await context.abort(*FULL)
-                authorization, request_id = _asked(context.invocation_metadata() or ())
-                return await method.run(request, context, authorization, request_id)
+        async def unary(request: Any, context: Any) -> bytes | None:
+            if not calls.begin(context):
+                await context.abort(*FULL)
+            return await answered(request, context)
 
         async def stream(request: Any, context: Any) -> bytes | None:
             """A stream outlasts any grace: it ends when the server does, to go on elsewhere."""
-            work = asyncio.ensure_future(behaviour(request, context))
+            if not calls.begin(context):
+                await context.abort(*FULL)
+            work = asyncio.ensure_future(answered(request, context))
             stopping = asyncio.ensure_future(self._stopping.wait())
             try:
                 await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -147,52 +138,68 @@ class Door(Mount):
             finally:
                 work.cancel()
                 stopping.cancel()
+                await asyncio.wait({work})
 
         # Bytes in, bytes out: parsing belongs inside the layers, after the token.
         make = _KINDS[method.request_streaming, method.response_streaming]
-        return cast(MethodHandler, make(stream if method.response_streaming else behaviour))
+        return cast(MethodHandler, make(stream if method.response_streaming else unary))
 
 
-class _InFlight:
-    """How many calls run, of `most` on all servers; `with` it around each."""
+class _Calls:
+    """The calls in flight on all servers, of which there may be `most`. grpc.aio's own limit is one
+    server's; it is what bounds those that still wait for their message.
+    """
 
-    def __init__(self) -> None:
-        self.most = 0
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._count = 0
         self._idle: asyncio.Event | None = None
 
-    def __enter__(self) -> None:
+    def begin(self, context: Any) -> bool:
+        """Take a place until grpc is done with the call: who does not read the answer has it, too.
+        False if there is none.
+        """
+        if self._count >= self._most:
+            return False
         self._count += 1
+        context.add_done_callback(self._end)
+        return True
 
-    def __exit__(self, *_: object) -> None:
+    def _end(self, _: Any) -> None:
         self._count -= 1
         if not self._count and self._idle:
             self._idle.set()
 
-    @property
-    def are_too_many(self) -> bool:
-        """With the one that asks."""
-        return self._count > self.most
-
     async def ended(self) -> None:
-        """Wait until the last handler has ended."""
+        """Wait until the last has ended."""
         self._idle = asyncio.Event()
         if self._count:
             await self._idle.wait()
 
 
-@contextmanager
-def _held(address: str, *, shared: bool) -> Iterator[tuple[str, int]]:
-    """Host and port to listen at, several times, while nobody else may: without that a second
-    process would take half the calls instead of failing. If `shared`, who started this one holds
-    it. Raises OSError.
-    """
-    host, _, port = address.rpartition(":")
-    if shared:
-        yield host, int(port)
-        return
-    with sockets.reserved(address) as held:
-        yield host, held.getsockname()[1]
+class _Certificate:
+    """The newest there is, for servers each of which asks for itself whether there is another."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._newest = _configuration(pair)
+
+    async def take(self, pair: Pair) -> None:
+        """From the next handshake on."""
+        self._newest = _configuration(pair)
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """For one server."""
+        given = self._newest
+
+        def renewed() -> Any:
+            """Asked at every handshake, on a thread of grpc's. None: still the one before."""
+            nonlocal given
+            if given is self._newest:
+                return None
+            given = self._newest
+            return given
+
+        return grpc.dynamic_ssl_server_credentials(given, renewed)
 
 
 def _listen(

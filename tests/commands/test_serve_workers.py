@@ -36,19 +36,21 @@ def complaint(ended: Ended) -> str:
     return line.removeprefix("sixfold: ")
 
 
+@pytest.mark.parametrize("first", [1, 2])
 async def test_a_second_start_at_their_port_fails_and_takes_no_call(
-    running: Workers, database_url: str, door: str
+    database_url: str, door: str, first: int
 ) -> None:
     """Whether it is one process or several: sharing a port is for those who belong together."""
-    for address in (f"[::]:{running.api.port}", f"127.0.0.1:{running.api.port}"):
-        for more in ([], ["--workers", "3"]):
-            second = await sixfold(
-                *("serve", "--door", door, *more), env=environment(database_url, listen=address)
-            )
+    async with process(database_url, door=door, workers=first, listen="[::]:0") as running:
+        for address in (f"[::]:{running.api.port}", f"127.0.0.1:{running.api.port}"):
+            for more in ([], ["--workers", "3"]):
+                second = await sixfold(
+                    *("serve", "--door", door, *more), env=environment(database_url, listen=address)
+                )
 
-            assert second.code == 1
-            assert complaint(second) == f"cannot listen on {address}; is the port in use?"
-    assert await health(running.api, "") == "SERVING"
+                assert second.code == 1
+                assert complaint(second) == f"cannot listen on {address}; is the port in use?"
+        assert await health(running.api, "") == "SERVING"
 
 
 @pytest.mark.parametrize("setting", ["listen", "http_listen"])

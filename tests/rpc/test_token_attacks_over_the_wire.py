@@ -8,7 +8,6 @@ import base64
 import hmac
 import json
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from service.domain.keys import SigningKey
 from service.store import signing_keys
 from service.store.db import Database
 from tests.conftest import DOOR, Api, Person, make_settings, refused
-from tests.rpc.wire import code, raw, statements
+from tests.rpc.wire import code, raw, raw_call, statements
 
 SERVICES = ["sixfold.auth.v1.AuthService/GetUser", "sixfold.data.v1.DataService/GetUserData"]
 BEYOND_HPACK = pytest.param(
@@ -327,29 +326,10 @@ async def test_a_huge_token_is_refused_by_us_or_by_the_transport(
     assert await code(raw(api, method, b"", bearer(forger.token()))) is grpc.StatusCode.OK
 
 
-def headers_frame(path: str, entries: list[tuple[bytes, bytes]]) -> bytes:
-    """A call as HTTP/2, with header values that no gRPC library would send (RFC 7541 6.2.2)."""
-
-    def text(data: bytes) -> bytes:
-        size = len(data)
-        if size < 127:
-            return bytes([size]) + data
-        low, high = (size - 127) & 127, (size - 127) >> 7
-        return bytes([127, low | 128, high]) + data
-
-    block = b"\x83\x86"  # :method POST, :scheme http
-    every = [(b":path", path.encode()), (b":authority", b"x"), (b"te", b"trailers")]
-    every += [(b"content-type", b"application/grpc"), *entries]
-    block += b"".join(b"\0" + text(name) + text(value) for name, value in every)
-    frame = struct.pack(">I", len(block))[1:] + b"\x01\x04" + struct.pack(">I", 1) + block
-    data = struct.pack(">I", 5)[1:] + b"\0\x01" + struct.pack(">I", 1) + bytes(5)
-    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0" + frame + data
-
-
 async def sent_raw(api: Api, path: str, entries: list[tuple[bytes, bytes]]) -> bytes:
     """What the server sends within a moment, or until it hangs up."""
     reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
-    writer.write(headers_frame(path, entries))
+    writer.write(raw_call(path, entries))
     answer = b""
     try:
         async with asyncio.timeout(0.3):

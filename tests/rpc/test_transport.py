@@ -1,15 +1,19 @@
 """The transport: what one connection carries, and what never becomes a call."""
 
 import asyncio
+import struct
 from collections import Counter
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from sixfold.data.v1 import data_pb2 as pb
 
-from tests.conftest import Api, Person
-from tests.rpc.wire import code, raw, statements
+from tests.conftest import DOOR, Api, Person, serving
+from tests.rpc.wire import code, raw, raw_call, statements
 
 OK = grpc.StatusCode.OK
 READING = "sixfold.data.v1.DataService/GetUserData"
@@ -76,3 +80,51 @@ async def test_packed_requests_are_understood(api: Api, ann: Person, packing: st
 
 async def test_an_empty_message_is_a_message(api: Api, ann: Person) -> None:
     assert await code(raw(api, READING, b"", ann.metadata)) is OK
+
+
+async def test_calls_beyond_what_a_process_takes_are_refused_at_once(database_url: str) -> None:
+    """Whatever connections they come on: each watcher here has its own."""
+    async with (
+        serving(database_url, max_concurrent_calls=4) as running,
+        AsyncExitStack() as connections,
+    ):
+        watchers = []
+        for _ in range(4):
+            channel = await connections.enter_async_context(
+                grpc.aio.insecure_channel(
+                    f"127.0.0.1:{running.port}", options=[("grpc.use_local_subchannel_pool", 1)]
+                )
+            )
+            watchers.append(HealthStub(channel).Watch(HealthCheckRequest(service="")))
+            await watchers[-1].read()
+
+        refused = await code(running.health.Check(HealthCheckRequest()))
+        watchers[0].cancel()
+        async with asyncio.timeout(5):  # until it has left
+            while await code(running.health.Check(HealthCheckRequest())) is refused:
+                pass
+
+    assert refused is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.skipif(DOOR == "envoy", reason="there Envoy has the answer, and the call is over")
+async def test_who_does_not_read_the_answer_has_a_place_until_the_connection_ends(
+    database_url: str,
+) -> None:
+    closed_window = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE
+    call = raw_call("/grpc.health.v1.Health/Check", [], closed_window)
+    async with serving(database_url, max_concurrent_calls=1) as running:
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(call)
+        async with asyncio.timeout(5):
+            while b"application/grpc" not in await reader.read(1000):  # the answer's headers
+                pass
+
+        refused = await code(running.health.Check(HealthCheckRequest()))
+        writer.close()
+        await writer.wait_closed()
+        async with asyncio.timeout(5):
+            while await code(running.health.Check(HealthCheckRequest())) is refused:
+                pass
+
+    assert refused is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -1,6 +1,5 @@
 """Watching the health of a service: the one stream there is."""
 
-import asyncio
 import time
 from contextlib import AsyncExitStack
 
@@ -10,7 +9,6 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from service.rpc.policy import DATA
 from tests.conftest import Api, serving
-from tests.rpc.wire import code
 
 SERVING = HealthCheckResponse.SERVING
 
@@ -42,28 +40,3 @@ async def test_a_watcher_is_told_what_changes_and_does_not_hold_up_the_end(
             assert (await watching.read()).status == HealthCheckResponse.NOT_SERVING
             assert await watching.code() is grpc.StatusCode.UNAVAILABLE
             assert took < 10
-
-
-async def test_calls_beyond_what_a_process_takes_are_refused_at_once(database_url: str) -> None:
-    """Whatever connections they come on: each watcher here has its own."""
-    async with (
-        serving(database_url, max_concurrent_calls=4) as running,
-        AsyncExitStack() as connections,
-    ):
-        watchers = []
-        for _ in range(4):
-            channel = await connections.enter_async_context(
-                grpc.aio.insecure_channel(
-                    f"127.0.0.1:{running.port}", options=[("grpc.use_local_subchannel_pool", 1)]
-                )
-            )
-            watchers.append(HealthStub(channel).Watch(HealthCheckRequest(service="")))
-            await watchers[-1].read()
-
-        refused = await code(running.health.Check(HealthCheckRequest()))
-        watchers[0].cancel()
-        async with asyncio.timeout(5):  # until it has left
-            while await code(running.health.Check(HealthCheckRequest())) is refused:
-                pass
-
-    assert refused is grpc.StatusCode.RESOURCE_EXHAUSTED

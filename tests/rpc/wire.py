@@ -1,5 +1,6 @@
 """What the tests of this folder share: bytes on the wire, statements sent, and time that passes."""
 
+import struct
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -62,3 +63,25 @@ async def connected(database_url: str) -> AsyncIterator[asyncpg.Connection]:
         yield connection
     finally:
         await connection.close()
+
+
+def raw_call(path: str, entries: list[tuple[bytes, bytes]], settings: bytes = b"") -> bytes:
+    """A connection with one call as HTTP/2, with header values that no gRPC library would send (RFC
+    7541 6.2.2), or settings (RFC 9113 6.5.1).
+    """
+
+    def text(data: bytes) -> bytes:
+        size = len(data)
+        if size < 127:
+            return bytes([size]) + data
+        low, high = (size - 127) & 127, (size - 127) >> 7
+        return bytes([127, low | 128, high]) + data
+
+    block = b"\x83\x86"  # :method POST, :scheme http
+    every = [(b":path", path.encode()), (b":authority", b"x"), (b"te", b"trailers")]
+    every += [(b"content-type", b"application/grpc"), *entries]
+    block += b"".join(b"\0" + text(name) + text(value) for name, value in every)
+    frame = struct.pack(">I", len(block))[1:] + b"\x01\x04" + struct.pack(">I", 1) + block
+    data = struct.pack(">I", 5)[1:] + b"\0\x01" + struct.pack(">I", 1) + bytes(5)
+    settings = struct.pack(">I", len(settings))[1:] + b"\x04\0\0\0\0\0" + settings
+    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + frame + data

@@ -265,13 +265,12 @@ def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coalesce, "HOLD_SECONDS", 60)
 
 
-async def one_a_turn(coalesced: Coalesced[int, int], count: int, *, turns: int = 1) -> None:
-    """As grpc.aio hands over calls."""
+async def one_a_turn(coalesced: Coalesced[int, int], count: int) -> None:
+    """As a grpc.aio server hands over calls."""
     tasks = []
     for number in range(count):
         tasks += asking(coalesced, number)
-        for _ in range(turns):
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
     assert await asyncio.gather(*tasks) == list(range(count))
 
 
