@@ -41,20 +41,15 @@ def cells(doors: Sequence[str], only: Sequence[str], *, quick: bool) -> list[Cel
     """Every cell of a round; if `quick`, those the goals need. What is compared stands together, so
     that it meets the same noise.
     """
-    found = []
+    found: list[Cell] = []
     for in_flight, names in (QUICK if quick else dict.fromkeys(LOADS, CALLS)).items():
         chosen = [name for name in only if name in names]
-        limits = {CALLS[name].limit for name in chosen}
         found += [Cell("echo", door, in_flight) for door in echoed(doors) if chosen]
-        found += [Cell(name, door, in_flight) for name in chosen for door in doors]
-        found += [
-            limit
-            for name in sorted(limits)
-            if name.startswith("pgbench")
-            and (limit := Cell(name, in_flight=min(in_flight, POOL))) not in found
-        ]
-    if any(CALLS[name].limit == "argon2 ours" for name in only):
-        found += [Cell("argon2 ours"), Cell("argon2 reference")]
+        for name in chosen:
+            found += [Cell(name, door, in_flight) for door in doors]
+            # Next to those with most in flight, of which the goals speak.
+            limits = _limits(found[-1])
+            found = [each for each in found if each not in limits] + limits
     return found + [Cell(name, door) for name in only for door in doors if not quick]
 
 
@@ -71,6 +66,13 @@ def limit_of(cell: Cell) -> Cell | None:
     if limit.startswith("pgbench"):
         return Cell(limit, in_flight=min(cell.in_flight, POOL))
     return Cell(limit) if limit else None
+
+
+def _limits(cell: Cell) -> list[Cell]:
+    limit = limit_of(cell)
+    if limit == Cell("argon2 ours"):
+        return [limit, Cell("argon2 reference")]
+    return [limit] if limit else []
 
 
 def offered(possible: float) -> float:
