@@ -8,15 +8,15 @@ from pathlib import Path
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """Bind and listen, at one address. "::" also takes IPv4, and means only IPv4 on a machine
-    without IPv6; so does a name that has both. Raises OSError (EADDRINUSE) when the port is taken.
+    """Bind and listen, at one address: IPv4's of a name that has both. "::" also takes IPv4, and
+    means only that on a machine without IPv6. Raises OSError (EADDRINUSE) when the port is taken.
     """
-    dual = host == "::" and socket.has_dualstack_ipv6()
-    if host == "::" and not dual:
+    if host == "::" and socket.has_dualstack_ipv6():
+        return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+    if host == "::":
         host = ""
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family = min(each[0] for each in found) if not dual else socket.AF_INET6
-    return socket.create_server((host, port), family=family, dualstack_ipv6=dual)
+    return socket.create_server((host, port), family=min(each[0] for each in found))
 
 
 def reserved(address: str) -> socket.socket:

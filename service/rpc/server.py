@@ -10,6 +10,7 @@ import grpc.aio
 
 from service import sockets
 from service.domain import limits
+from service.rpc.calls_in_flight import CallsInFlight
 from service.rpc.certificate import Pair
 from service.rpc.interceptors import Layer
 from service.rpc.mount import DRAINING, FULL, Method, MethodHandler, Mount
@@ -63,7 +64,7 @@ class Door(Mount):
         `grace` seconds, or no more once `hurry` is set, and returns when the last handler has
         ended. Raises OSError when the address cannot be bound.
         """
-        calls = _Calls(transport.max_concurrent_calls)
+        calls = CallsInFlight(transport.max_concurrent_calls)
         methods = _Methods(
             {f"/{path}": self._handler(method, calls) for path, method in self.methods.items()},
             self._handler(self.unknown, calls),
@@ -76,7 +77,7 @@ class Door(Mount):
             where = sockets.address(held) if held else address
             port = int(where.rpartition(":")[2])
             servers = [
-                # Its limit: see _Calls.
+                # Its limit: see CallsInFlight.
                 grpc.aio.server(
                     handlers=[methods],
                     options=_options(transport),
@@ -113,7 +114,7 @@ class Door(Mount):
                 # what they use is about to be closed.
                 await calls.ended()
 
-    def _handler(self, method: Method, calls: "_Calls") -> MethodHandler:
+    def _handler(self, method: Method, calls: CallsInFlight) -> MethodHandler:
         def answered(request: Any, context: Any) -> Awaitable[bytes | None]:
             authorization, request_id = _asked(context.invocation_metadata() or ())
             return method.run(request, context, authorization, request_id)
@@ -143,38 +144,6 @@ class Door(Mount):
         # Bytes in, bytes out: parsing belongs inside the layers, after the token.
         make = _KINDS[method.request_streaming, method.response_streaming]
         return cast(MethodHandler, make(stream if method.response_streaming else unary))
-
-
-class _Calls:
-    """The calls in flight on all servers, of which there may be `most`. grpc.aio's own limit is one
-    server's; it is what bounds those that still wait for their message.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._count = 0
-        self._idle: asyncio.Event | None = None
-
-    def begin(self, context: Any) -> bool:
-        """Take a place until grpc is done with the call: who does not read the answer has it, too.
-        False if there is none.
-        """
-        if self._count >= self._most:
-            return False
-        self._count += 1
-        context.add_done_callback(self._end)
-        return True
-
-    def _end(self, _: Any) -> None:
-        self._count -= 1
-        if not self._count and self._idle:
-            self._idle.set()
-
-    async def ended(self) -> None:
-        """Wait until the last has ended."""
-        self._idle = asyncio.Event()
-        if self._count:
-            await self._idle.wait()
 
 
 class _Certificate:
