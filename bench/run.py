@@ -42,7 +42,8 @@ def rounds(
     found: dict[Cell, list[Measure]] = {cell: [] for cell in cells}
     for number in range(count):
         for cell in cells if number % 2 == 0 else reversed(cells):
-            measure = measured(world, cell, seconds, rates.get((cell.name, cell.door)))
+            expected = rates.get((cell.name, cell.door))
+            measure = measured(world, cell, cell.windows * seconds, expected)
             found[cell].append(measure)
             _tell(f"{number + 1}/{count}", cell, measure)
     return found

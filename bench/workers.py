@@ -1,8 +1,10 @@
-"""`python -m bench.workers`: what a call costs in one worker, and in each of two.
+"""`python -m bench.workers`: what a call costs in one worker, in each of two services that share
+nothing, and in each of two workers.
 
-Two cores that also run Postgres and the load cannot show twice the rate. They can show that a call
-costs no more CPU time in two workers than in one, each with as much to do: then two do twice as
-much, where there are cores for them.
+Two cores that also run Postgres and the load cannot show twice the rate. They can show what a call
+costs in CPU time. One worker alone has a core for itself, and of two each has half of one, whatever
+they are; so two workers are also compared with two services, each with a Postgres of its own: what
+they cost more is the price of what workers share.
 """
 
 import argparse
@@ -10,8 +12,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,9 +23,20 @@ from bench.children import BenchError, Server
 from bench.load import Jobs, h2load
 
 EACH: Final = 64  # calls in flight for each worker
-WINDOWS: Final = 7
+CONNECTIONS: Final = 16  # for each worker: the kernel spreads them by chance, many of them evenly
+ROUNDS: Final = 7
 SECONDS: Final = 2.0
 WARM: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Some workers, their Postgres, and who is known to them."""
+
+    server: Server
+    postgres: int
+    people: list[dict[str, str]]
+    workers: int
 
 
 def main() -> int:
@@ -34,29 +48,53 @@ def main() -> int:
         world.require_h2load()
         with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
             folder = Path(name)
-            postgres, url, _ = stack.enter_context(world.prepared(folder))
-            environ = world.environment(url)
-            world.migrate(environ)
-            client = stack.enter_context(Jobs("bench.client"))
-            servers = {
-                count: stack.enter_context(_serving(door, environ, count)) for count in (1, 2)
+            one, two = stack.enter_context(_services(folder / "a", door, (1, 2)))
+            (other,) = stack.enter_context(_services(folder / "b", door, (1,)))
+            arrangements = {
+                "one worker": [one],
+                "two services": [one, other],
+                "two workers": [two],
             }
-            people = client.ask(job="prepare", target=f"127.0.0.1:{servers[1].port}")()
-            costs: dict[int, list[float]] = {1: [], 2: []}
-            for number in range(2 * WINDOWS):
-                count = 1 + number % 2
-                rate, cost = _window(folder, servers[count], people, count, postgres.pid or 0)
-                costs[count].append(cost)
-                print(f"{count} worker(s)  {rate:8,.0f}/s  {cost:6.1f} µs a call", flush=True)
+            costs: dict[str, list[float]] = {name: [] for name in arrangements}
+            for number in range(ROUNDS):
+                for name, services in list(arrangements.items())[:: 1 if number % 2 == 0 else -1]:
+                    rate, cost = _window(folder, services)
+                    costs[name].append(cost)
+                    print(f"{name:12}  {rate:8,.0f}/s  {cost:6.1f} µs a call", flush=True)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    one, two = (statistics.median(costs[count]) for count in (1, 2))
+    alone, apart, together = (statistics.median(each) for each in costs.values())
     print(
-        f"a call costs {one:.0f} µs in one worker and {two:.0f} in one of two, Postgres included:"
+        f"a call costs {alone:.0f} µs in one worker, {apart:.0f} in each of two services and"
+        f" {together:.0f} in each of two workers, Postgres included:\n"
+        f"two workers do {_twice(costs, 'two services'):.2f} times as much as one of two services,"
+        f" and {_twice(costs, 'one worker'):.2f} times as much as one worker alone, given the cores"
     )
-    print(f"two do {2 * one / two:.2f} times as much as one, given the cores")
     return 0
+
+
+def _twice(costs: Mapping[str, Sequence[float]], of: str) -> float:
+    """The median of the ratios within a round."""
+    pairs = zip(costs[of], costs["two workers"], strict=True)
+    return statistics.median(2 * cost / together for cost, together in pairs)
+
+
+@contextmanager
+def _services(folder: Path, door: str, workers: Sequence[int]) -> Iterator[list[Service]]:
+    """Services on one Postgres, of so many workers each."""
+    folder.mkdir()
+    with ExitStack() as stack:
+        postgres, url, _ = stack.enter_context(world.prepared(folder))
+        environ = world.environment(url)
+        world.migrate(environ)
+        client = stack.enter_context(Jobs("bench.client"))
+        servers = [stack.enter_context(_serving(door, environ, count)) for count in workers]
+        people = client.ask(job="prepare", target=f"127.0.0.1:{servers[0].port}")()
+        yield [
+            Service(server, postgres.pid or 0, people, count)
+            for server, count in zip(servers, workers, strict=True)
+        ]
 
 
 @contextmanager
@@ -71,28 +109,29 @@ def _serving(door: str, environ: dict[str, str], count: int) -> Iterator[Server]
         yield server
 
 
-def _window(
-    folder: Path, server: Server, people: list[dict[str, str]], count: int, postgres: int
-) -> tuple[float, float]:
-    """Answers a second, and µs of CPU time for each, of the server's and Postgres' processes."""
+def _window(folder: Path, services: Sequence[Service]) -> tuple[float, float]:
+    """Answers a second, and µs of CPU time for each, of the services' and Postgres' processes."""
     call = calls.CALLS["GetRecord"]
-    # The kernel spreads connections by chance: with many, evenly.
-    senders = world.senders(people, call) * 8
     begin = time.time() + WARM
     end = begin + SECONDS
-    target = f"http://127.0.0.1:{server.port}{call.path}"
-    finish = h2load(folder, target, senders, EACH * count, end + 0.1)
+    finishing = []
+    for each in services:
+        senders = world.senders(each.people, call)
+        senders *= CONNECTIONS * each.workers // len(senders)
+        target = f"http://127.0.0.1:{each.server.port}{call.path}"
+        finishing.append(h2load(folder, target, senders, EACH * each.workers, end + 0.1))
     time.sleep(max(0.0, begin - time.time()))
     before, begin = watch.processes(), time.time()
     time.sleep(max(0.0, end - time.time()))
     after, end = watch.processes(), time.time()
-    outcome = finish()
-    if outcome.complaints:
-        raise BenchError(f"calls failed: {outcome.complaints}")
-    answers = sum(begin < ended <= end for ended, _ in outcome.samples)
+    outcomes = [finish() for finish in finishing]
+    if complaints := [text for outcome in outcomes for text in outcome.complaints]:
+        raise BenchError(f"calls failed: {complaints}")
+    answers = sum(begin < ended <= end for outcome in outcomes for ended, _ in outcome.samples)
     spent = sum(
         watch.cpu_seconds(after, pid) - watch.cpu_seconds(before, pid)
-        for pid in (server.pid, postgres)
+        for each in services
+        for pid in (each.server.pid, each.postgres)
     )
     return answers / (end - begin), spent / answers * 1e6
 
