@@ -92,7 +92,7 @@ async def test_every_way_to_be_wrong_looks_alike(api: Api, ann: Person, database
         made = call()
         sent = await statements(api, made)
         why = await refused(made)
-        # What may differ: the request id, in the status' details, and the second, which Envoy tells.
+        # What may differ: the request id, in the status' details, and the date, which Envoy tells.
         raw = {
             key: value
             for key, value in await made.trailing_metadata()
