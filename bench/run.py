@@ -55,9 +55,11 @@ def looked(world: World, cells: Sequence[Cell]) -> dict[tuple[str, str], float]:
     for name, door in dict.fromkeys((cell.name, cell.door) for cell in cells if cell.is_call):
         cell = Cell(name, door, plan.LOADS[1])
         # Twice: the first makes connections and plans.
-        seen = [measured(world, cell, 0.3, None) for _ in range(2)][1]
+        seen = [window(world, cell, 0.3, None) for _ in range(2)][1]
         found[name, door] = max(seen.rate, 1.0)
         _tell("look", cell, seen)
+    for server in world.servers.values():
+        server.settle()
     return found
 
 
