@@ -183,7 +183,7 @@ async def ready(
         yield
     if place and place.retired.is_set():
         return
-    await readiness.drain()
+    readiness.drain()
     try:
         await asyncio.wait_for(hurry.wait(), settings.drain_seconds)
     except TimeoutError:

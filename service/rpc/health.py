@@ -8,9 +8,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
-from grpc_health.v1.health import aio as grpc_health
-from grpc_health.v1.health_pb2 import HealthCheckResponse
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health_pb2 import (
+    HealthCheckRequest,
+    HealthCheckResponse,
+    HealthListRequest,
+    HealthListResponse,
+)
 
 from service.domain.errors import DomainError, NotReady
 from service.rpc.policy import AUTH, DATA
@@ -19,6 +26,46 @@ from service.store.db import Database
 from service.store.keyring import Keyring
 
 log = logging.getLogger("sixfold.health")
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
+    """grpc.health.v1, from one table. Ours, because grpcio-health-checking's Watch writes while it
+    holds the lock that telling a status needs: a watcher who does not read would hold up readiness
+    and the end of the process.
+    """
+
+    def __init__(self) -> None:
+        self._statuses = {"": HealthCheckResponse.SERVING}
+        self._changed = asyncio.Event()
+
+    def tell(self, service: str, status: HealthCheckResponse.ServingStatus) -> None:
+        """Answer with it from now on, and have all who watch wake."""
+        self._statuses[service] = status
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def Check(self, request: HealthCheckRequest, context: Any) -> HealthCheckResponse:
+        status = self._statuses.get(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service")
+        return HealthCheckResponse(status=status)
+
+    async def List(self, request: HealthListRequest, context: Any) -> HealthListResponse:
+        return HealthListResponse(
+            statuses={
+                name: HealthCheckResponse(status=status) for name, status in self._statuses.items()
+            }
+        )
+
+    async def Watch(self, request: HealthCheckRequest, context: Any) -> None:
+        told = None
+        while True:
+            changed = self._changed  # before the look: what comes meanwhile is not missed
+            status = self._statuses.get(request.service, HealthCheckResponse.SERVICE_UNKNOWN)
+            if status != told:
+                await context.write(HealthCheckResponse(status=status))
+                told = status
+            await changed.wait()
 
 
 class Readiness:
@@ -35,22 +82,22 @@ class Readiness:
         self._keyring = keyring
         self._now = now
         self._on_ready = on_ready
-        self.servicer = grpc_health.HealthServicer()
+        self.servicer = HealthServicer()
         self.reason: str | None = "starting"
 
     async def run(self, interval: float) -> None:
         """Look every `interval` seconds (and allow each look as long) until told otherwise."""
         while True:
             await asyncio.sleep(interval)
-            await self._tell(await self._look(interval))
+            self._tell(await self._look(interval))
 
     async def open(self, seconds: float) -> None:
         """Have an answer from the first call on: look, for so long at most."""
-        await self._tell(await self._look(seconds))
+        self._tell(await self._look(seconds))
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """Send traffic elsewhere, for good: `run` must have been cancelled."""
-        await self._tell("draining")
+        self._tell("draining")
 
     async def _look(self, seconds: float) -> str | None:
         try:
@@ -75,7 +122,7 @@ class Readiness:
             await self._keyring.refetch()
             self._keyring.current.signer(self._now())
 
-    async def _tell(self, reason: str | None) -> None:
+    def _tell(self, reason: str | None) -> None:
         if reason is None and self._on_ready:
             self._on_ready()
         if reason != self.reason:
@@ -83,4 +130,4 @@ class Readiness:
         self.reason = reason
         status = HealthCheckResponse.SERVING if reason is None else HealthCheckResponse.NOT_SERVING
         for service in (AUTH, DATA):
-            await self.servicer.set(service, status)
+            self.servicer.tell(service, status)

@@ -65,7 +65,9 @@ async def connected(database_url: str) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
-def raw_call(path: str, entries: list[tuple[bytes, bytes]], settings: bytes = b"") -> bytes:
+def raw_call(
+    path: str, entries: list[tuple[bytes, bytes]], settings: bytes = b"", message: bytes = b""
+) -> bytes:
     """A connection with one call as HTTP/2, with header values that no gRPC library would send (RFC
     7541 6.2.2), or settings (RFC 9113 6.5.1).
     """
@@ -82,6 +84,7 @@ def raw_call(path: str, entries: list[tuple[bytes, bytes]], settings: bytes = b"
     every += [(b"content-type", b"application/grpc"), *entries]
     block += b"".join(b"\0" + text(name) + text(value) for name, value in every)
     frame = struct.pack(">I", len(block))[1:] + b"\x01\x04" + struct.pack(">I", 1) + block
-    data = struct.pack(">I", 5)[1:] + b"\0\x01" + struct.pack(">I", 1) + bytes(5)
+    data = b"\0" + struct.pack(">I", len(message)) + message
+    data = struct.pack(">I", len(data))[1:] + b"\0\x01" + struct.pack(">I", 1) + data
     settings = struct.pack(">I", len(settings))[1:] + b"\x04\0\0\0\0\0" + settings
     return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + frame + data
