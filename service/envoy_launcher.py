@@ -7,14 +7,14 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from service import exits
+from service import exits, sockets
 from service.control import STOP, Started
 from service.rpc.transport import Python, Transport
 from service.settings import Settings, SettingsError, host_port
@@ -30,7 +30,8 @@ async def serve(settings: Settings, application: str = APPLICATION) -> int:
     the exit code. Raises OSError when the address cannot be bound, Unusable for the TLS files,
     SettingsError when there is no Envoy. `application` is what Envoy imports.
     """
-    _try_to_bind(settings.listen)
+    # Envoy's own message about a port in use is a page long, and it takes no names.
+    settings = replace(settings, listen=sockets.found_free(settings.listen))
     with tempfile.TemporaryDirectory(prefix="sixfold-") as name:
         folder = Path(name)
         words, environ = command(settings, folder, application=application)
@@ -64,8 +65,6 @@ def command(
         secret = envoy.secret(*certificate.files, folder)
         (folder / envoy.CERTIFICATE).write_text(json.dumps(secret))
     host, port = host_port(settings.listen)
-    if host == "::" and not socket.has_dualstack_ipv6():
-        host = "0.0.0.0"  # noqa: S104  (what "::" means on a machine without IPv6)
     transport = Transport(
         settings.max_connection_age_seconds,
         settings.max_concurrent_streams,
@@ -88,14 +87,3 @@ def command(
         *("--disable-hot-restart", "--log-level", "error"),
     ]
     return words, os.environ | get_envoy_environ()
-
-
-def _try_to_bind(address: str) -> None:
-    """Envoy's own message is a page long."""
-    host, port = host_port(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.create_server((host, port), family=family):
-            pass
-    except OSError as error:
-        raise OSError(f"cannot listen on {address}; is the port in use?") from error

@@ -1,9 +1,11 @@
 """Ports, before anybody answers at them."""
 
+import ipaddress
 import os
 import socket
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -11,6 +13,8 @@ def listening(host: str, port: int) -> socket.socket:
     """Bind and listen, at one address: IPv4's of a name that has both. "::" also takes IPv4, and
     means only that on a machine without IPv6. Raises OSError (EADDRINUSE) when the port is taken.
     """
+    with suppress(ValueError):  # "::ffff:10.0.0.1", which a socket for IPv6 alone would refuse
+        host = str(getattr(ipaddress.ip_address(host), "ipv4_mapped", None) or host)
     if host == "::" and socket.has_dualstack_ipv6():
         return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
     if host == "::":
@@ -19,23 +23,43 @@ def listening(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=min(each[0] for each in found))
 
 
+def found_free(address: str) -> str:
+    """`address`, as numbers. Raises OSError with a line for whoever chose it."""
+    host, port = _parted(address)
+    with _explained(address), listening(host, port) as bound:
+        return _spelled(bound.getsockname()[0], port)
+
+
 def reserved(address: str) -> socket.socket:
     """Keep a port for several who listen at it, this process or those it starts. None of its
     connections come here, and nobody else can bind it, but for a program of the same user that
     shares it, too (SO_REUSEPORT) and does not ask first, as this does. `address` is "host:port".
     Raises OSError with a line for whoever chose it.
     """
-    host, _, port = address.rpartition(":")
-    try:
-        return _reserved(host.strip("[]"), int(port))
-    except OSError as error:
-        raise OSError(f"cannot listen on {address}; is the port in use?") from error
+    with _explained(address):
+        return _reserved(*_parted(address))
 
 
 def address(bound: socket.socket) -> str:
     """Where it is, as "host:port"."""
-    host, port = bound.getsockname()[:2]
-    return f"[{host}]:{port}" if bound.family == socket.AF_INET6 else f"{host}:{port}"
+    return _spelled(*bound.getsockname()[:2])
+
+
+def _spelled(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _parted(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+@contextmanager
+def _explained(address: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot listen on {address}; is the port in use?") from error
 
 
 def _reserved(host: str, port: int) -> socket.socket:

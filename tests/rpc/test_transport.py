@@ -1,6 +1,7 @@
 """The transport: what one connection carries, and what never becomes a call."""
 
 import asyncio
+import socket
 import struct
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -80,6 +81,17 @@ async def test_packed_requests_are_understood(api: Api, ann: Person, packing: st
 
 async def test_an_empty_message_is_a_message(api: Api, ann: Person) -> None:
     assert await code(raw(api, READING, b"", ann.metadata)) is OK
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::]", "[::ffff:127.0.0.1]"])
+async def test_every_spelling_of_an_address_is_listened_at(database_url: str, host: str) -> None:
+    if host.startswith("[") and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    here = {"listen": f"{host}:0", "http_listen": f"{host}:0"}
+    async with serving(database_url, **here) as running:
+        assert await code(running.health.Check(HealthCheckRequest())) is OK
+        _, writer = await asyncio.open_connection("127.0.0.1", running.http_port)
+        writer.close()
 
 
 async def test_calls_beyond_what_a_process_takes_are_refused_at_once(database_url: str) -> None:
