@@ -347,7 +347,7 @@ async def process(
     drain: asyncio.Task[None] | None = None
     try:
         log = io.StringIO()
-        ports = await asyncio.wait_for(_announced(child, log), 20)
+        ports = await asyncio.wait_for(_announced(child, log), 60)
         drain = asyncio.ensure_future(_keep(child, log))
         async with grpc.aio.insecure_channel(f"127.0.0.1:{ports['grpc_port']}") as channel:
             yield Process(child, Api(ports["grpc_port"], ports["http_port"], channel, log=log))

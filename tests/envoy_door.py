@@ -126,7 +126,7 @@ class Log:
     path: Path
 
     def getvalue(self) -> str:
-        time.sleep(2 * lines.PAUSE_SECONDS)  # what was said before this is written by then
+        time.sleep(5 * lines.PAUSE_SECONDS)  # what was said before this is written by then
         return self.path.read_text() if self.path.exists() else ""
 
 

@@ -644,7 +644,7 @@ async def test_a_blocked_event_loop_shows_as_lag() -> None:
         found["sixfold_event_loop_lag_seconds_count", ()]
         - found["sixfold_event_loop_lag_seconds_bucket", (("le", "0.1"),)]
     )
-    assert late == 1
+    assert late >= 1
 
 
 def test_the_exposition_names_its_content_type() -> None:

@@ -47,7 +47,7 @@ async def test_a_drain_tells_first_serves_on_and_finishes_what_is_in_flight(
     database_url: str,
 ) -> None:
     """F-2. The call in flight outlasts the drain, so it ends under `stop`'s grace."""
-    async with process(database_url, drain_seconds=1.5, grace_seconds=10) as server:
+    async with process(database_url, drain_seconds=4, grace_seconds=10) as server:
         ann, bob = await server.api.new_user(), await server.api.new_user()
         async with writes_blocked(database_url, ann):
             in_flight = asyncio.ensure_future(
@@ -56,7 +56,7 @@ async def test_a_drain_tells_first_serves_on_and_finishes_what_is_in_flight(
             await waiting_for_a_lock(database_url, 1)
 
             asked = send(server)
-            await until(lambda: is_not_serving(server.api), 1)
+            await until(lambda: is_not_serving(server.api), 2)
 
             for _ in range(10):  # balancers have not noticed yet
                 await server.api.data.PutRecord(PUT, metadata=bob.metadata)
@@ -64,13 +64,13 @@ async def test_a_drain_tells_first_serves_on_and_finishes_what_is_in_flight(
             async with grpc.aio.insecure_channel(f"127.0.0.1:{server.api.port}") as channel:
                 newcomer = Api(server.api.port, server.api.http_port, channel)
                 await newcomer.data.PutRecord(PUT, metadata=bob.metadata)
-            assert time.monotonic() - asked < 1.5
-            await until(lambda: refuses_connections(server.api.port), 3)
+            assert time.monotonic() - asked < 4
+            await until(lambda: refuses_connections(server.api.port), 6)
             assert not in_flight.done()
 
         assert (await in_flight).revision == 1
         assert await server.stopped() == 0
-        assert time.monotonic() - asked < 1.5 + 3 + SLACK
+        assert time.monotonic() - asked < 4 + 3 + SLACK
     assert_quiet(server)
 
 

@@ -29,6 +29,7 @@ async def test_calls_that_end_together_are_all_told() -> None:
     measured = metrics(measures, AccessLog(log, "json"))(METHOD, handler)
     calls = [Call(f"r-{n}", "ipv4:10.0.0.7:1", [], None, None) for n in range(5)]
     work = [asyncio.ensure_future(measured(n, call)) for n, call in enumerate(calls)]
+    await asyncio.sleep(0)  # they have begun
     await asyncio.sleep(0.01)
     assert log.getvalue() == ""
 

@@ -18,6 +18,7 @@ from sixfold.data.v1 import data_pb2 as pb
 from service.domain import keys
 from service.store.db import Database
 from tests.conftest import Api, Person, refused, serving
+from tests.faults.probes import waiting_for_a_lock
 from tests.rpc.conftest import QUIET, ready
 from tests.rpc.wire import code, connected, raw, statements
 
@@ -212,23 +213,25 @@ async def test_callers_who_leave_a_blocked_statement_unblock_it(
     assert (await put(api, ann)).revision == 1
 
 
-async def test_callers_who_leave_the_hash_queue_leave_it_empty(
-    api: Api, ann: Person, database_url: str
-) -> None:
-    login = auth_pb2.LoginRequest(username=ann.username, password="not the password")
-    calls = [api.auth.Login(login) for _ in range(15)]
-    async with asyncio.timeout(10):
-        while not await gauge(api, HASHES):
-            await asyncio.sleep(0)
+async def test_callers_who_leave_the_hash_queue_leave_it_empty(database_url: str) -> None:
+    # Slow enough that the queue is seen before it is through.
+    async with serving(database_url, **QUIET, hash_threads=1, argon2_time_cost=10) as slow:
+        await ready(slow)
+        ann = await slow.new_user()
+        login = auth_pb2.LoginRequest(username=ann.username, password="not the password")
+        calls = [slow.auth.Login(login) for _ in range(15)]
+        async with asyncio.timeout(10):
+            while not await gauge(slow, HASHES):
+                await asyncio.sleep(0)
 
-    for call in calls:
-        call.cancel()
+        for call in calls:
+            call.cancel()
 
-    async with asyncio.timeout(10):
-        while await gauge(api, HASHES):
-            await asyncio.sleep(0.05)
-    await settled(api, database_url)
-    assert (await api.login(ann.username)).user_id == ann.user_id
+        async with asyncio.timeout(10):
+            while await gauge(slow, HASHES):
+                await asyncio.sleep(0.05)
+        await settled(slow, database_url)
+        assert (await slow.login(ann.username)).user_id == ann.user_id
 
 
 async def test_a_full_pool_sheds_load_and_knows_strangers_all_the_same(
@@ -242,7 +245,7 @@ async def test_a_full_pool_sheds_load_and_knows_strangers_all_the_same(
 
         async with locked(database_url, ann), asyncio.timeout(15):
             blocked = put(small, ann, timeout=12)
-            await asyncio.sleep(0.3)
+            await waiting_for_a_lock(database_url, 1)
             overloaded = await refused(get(small, ann))
             invalid = await refused(raw(small, "sixfold.data.v1.DataService/GetUserData"))
             strangers = [

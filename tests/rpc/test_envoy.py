@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from sixfold.data.v1 import data_pb2 as pb
 
 from service.rpc import descriptors, envoy
 from tests.conftest import Person, Process, environment, process
+from tests.faults.workers import folder
 
 pytest.importorskip("pyvoy", reason="pip install 'sixfold-server[envoy]'")
 RECORD = "/v1/collections/notes/records/first"
@@ -213,9 +213,8 @@ async def test_a_message_that_never_comes_is_no_error_of_ours(database_url: str)
 
 
 async def test_envoy_ends_with_whoever_started_it(database_url: str) -> None:
-    before = folders()
     async with process(database_url, door="envoy") as running:
-        [made] = folders() - before
+        made = folder_of(running)
         running.child.send_signal(signal.SIGKILL)
         await running.stopped()
 
@@ -228,8 +227,12 @@ async def test_envoy_ends_with_whoever_started_it(database_url: str) -> None:
     assert not made.exists()
 
 
-def folders() -> set[Path]:
-    return {each.parent for each in Path(tempfile.gettempdir()).glob("sixfold-*/envoy.json")}
+def folder_of(running: Process) -> Path:
+    """What its Envoy was started with."""
+    [envoy] = (
+        Path(f"/proc/{running.child.pid}/task/{running.child.pid}/children").read_text().split()
+    )
+    return folder(int(envoy))
 
 
 async def test_a_taken_port_is_one_line(door: Door, database_url: str) -> None:
@@ -253,10 +256,8 @@ async def test_why_the_service_inside_does_not_start_is_said(database_url: str) 
 
 
 async def test_nothing_is_left_behind(database_url: str) -> None:
-    before = folders()
-
     async with process(database_url, door="envoy") as running:
-        [made] = folders() - before
+        made = folder_of(running)
         assert made.stat().st_mode & 0o777 == 0o700
         running.child.terminate()
         assert await running.stopped() == 0

@@ -272,7 +272,7 @@ async def test_an_attack_is_unauthenticated_and_costs_no_statement(
 
 
 @pytest.mark.parametrize("method", SERVICES)
-async def test_a_strange_kid_is_refused_and_makes_at_most_one_look_for_new_keys(
+async def test_a_strange_kid_is_refused_without_a_statement_of_its_own(
     api: Api, forger: Forger, method: str
 ) -> None:
     start = len(api.queries)
@@ -281,8 +281,7 @@ async def test_a_strange_kid_is_refused_and_makes_at_most_one_look_for_new_keys(
         why = await refused(raw(api, method, b"", bearer(token)))
         assert (why.code, why.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
 
-    assert [query for query in api.queries[start:] if query != signing_keys.LIST] == []
-    assert len(api.queries) - start <= 2  # one a second
+    assert api.queries[start:] == []
 
 
 async def test_a_url_in_a_token_is_never_opened(api: Api, forger: Forger) -> None:
@@ -326,15 +325,23 @@ async def test_a_huge_token_is_refused_by_us_or_by_the_transport(
     assert await code(raw(api, method, b"", bearer(forger.token()))) is grpc.StatusCode.OK
 
 
-async def sent_raw(api: Api, path: str, entries: list[tuple[bytes, bytes]]) -> bytes:
-    """What the server sends within a moment, or until it hangs up."""
+async def sent_raw(
+    api: Api,
+    path: str,
+    entries: list[tuple[bytes, bytes]],
+    seconds: float = 0.3,
+    until: bytes = b"",
+) -> bytes:
+    """What the server sends in so long, or until it hangs up, or has said what is waited for."""
     reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
     writer.write(raw_call(path, entries))
     answer = b""
     try:
-        async with asyncio.timeout(0.3):
+        async with asyncio.timeout(seconds):
             while more := await reader.read(65536):
                 answer += more
+                if until and until in answer:
+                    break
     except (TimeoutError, ConnectionError):
         pass
     writer.close()
@@ -358,9 +365,11 @@ def odd_entries(token: str) -> dict[str, list[tuple[bytes, bytes]]]:
 async def test_raw_frames_of_a_good_token_are_served(api: Api, forger: Forger) -> None:
     entries = [(b"authorization", f"Bearer {forger.token()}".encode())]
 
-    answer = await sent_raw(api, f"/{SERVICES[0]}", entries)
+    name = forger.person.username.encode()
 
-    assert forger.person.username.encode() in answer
+    answer = await sent_raw(api, f"/{SERVICES[0]}", entries, 5, name)
+
+    assert name in answer
 
 
 @pytest.mark.parametrize("method", SERVICES)

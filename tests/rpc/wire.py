@@ -8,11 +8,8 @@ from typing import Any
 import asyncpg
 import grpc
 
-from service.store import janitor
 from tests.conftest import Api, execute
 
-# Sent by every process once a minute, whatever it is asked.
-JANITOR = frozenset(value for value in vars(janitor).values() if isinstance(value, str))
 # How asyncpg learns array types: three statements, once for each connection.
 LEARNING = ("WITH RECURSIVE typeinfo_tree(", "set_config('jit'")
 
@@ -36,11 +33,7 @@ async def statements(api: Api, call: Awaitable[Any]) -> list[str]:
     start = len(api.queries)
     with suppress(grpc.RpcError):
         await call
-    return [
-        query
-        for query in api.queries[start:]
-        if query not in JANITOR and not any(text in query for text in LEARNING)
-    ]
+    return [query for query in api.queries[start:] if not any(text in query for text in LEARNING)]
 
 
 async def later(database_url: str, seconds: float) -> None:

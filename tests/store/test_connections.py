@@ -157,14 +157,14 @@ async def test_a_silent_server_is_waited_for_once(how: Callable[..., Awaitable[o
         async with connecting.pooled(
             f"postgresql://nobody@127.0.0.1:{port}/none?sslmode=disable",
             size=1,
-            acquire_seconds=0.5,
+            acquire_seconds=1,
             statement_timeout=LIFE,
         ) as pool:
             began = time.monotonic()
             with pytest.raises(DatabaseUnavailable):
                 await how(pool, "SELECT 1")
 
-            assert 0.5 <= time.monotonic() - began < 0.9
+            assert 1 <= time.monotonic() - began < 1.9
 
 
 async def test_a_server_that_nobody_reaches_is_unavailable_to_who_waits_too() -> None:
@@ -174,15 +174,15 @@ async def test_a_server_that_nobody_reaches_is_unavailable_to_who_waits_too() ->
         async with connecting.pooled(
             f"postgresql://nobody@127.0.0.1:{port}/none?sslmode=disable",
             size=2,
-            acquire_seconds=0.5,
+            acquire_seconds=2,
             statement_timeout=LIFE,
         ) as pool:
             began = time.monotonic()
             first = [asyncio.ensure_future(pool.write("SELECT 1")) for _ in range(4)]
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
             later = asyncio.ensure_future(pool.write("SELECT 1"))
             answers = await asyncio.gather(*first, later, return_exceptions=True)
 
             assert {type(answer) for answer in answers} == {DatabaseUnavailable}
             # Whoever is handed a place has what is left of its time to connect.
-            assert time.monotonic() - began < 0.2 + 0.5 + 0.2
+            assert time.monotonic() - began < 0.5 + 2 + 1
