@@ -65,7 +65,7 @@ async def test_a_rolling_restart_of_two_under_load_fails_no_call(
     database_url: str, door: str
 ) -> None:
     """F-20, for a client that retries: what was acknowledged is there, nothing was done twice."""
-    async with workers(database_url, door=door) as running:
+    async with workers(database_url, door=door, readiness_seconds=5) as running:
         before = running.pids
         stop = asyncio.Event()
         ready = asyncio.ensure_future(answers(running.api.http_port, "/readyz", stop))
