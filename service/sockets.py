@@ -11,8 +11,13 @@ from pathlib import Path
 
 def listening(host: str, port: int) -> socket.socket:
     """Bind and listen, at one address: IPv4's of a name that has both. "::" also takes IPv4, and
-    means only that on a machine without IPv6. Raises OSError (EADDRINUSE) when the port is taken.
+    means only that on a machine without IPv6. Raises OSError with a line for whoever chose it.
     """
+    with _explained(host, port):
+        return _listening(host, port)
+
+
+def _listening(host: str, port: int) -> socket.socket:
     with suppress(ValueError):  # "::ffff:10.0.0.1", which a socket for IPv6 alone would refuse
         host = str(getattr(ipaddress.ip_address(host), "ipv4_mapped", None) or host)
     if host == "::" and socket.has_dualstack_ipv6():
@@ -26,7 +31,7 @@ def listening(host: str, port: int) -> socket.socket:
 def found_free(address: str) -> str:
     """`address`, as numbers. Raises OSError with a line for whoever chose it."""
     host, port = _parted(address)
-    with _explained(address), listening(host, port) as bound:
+    with listening(host, port) as bound:
         return _spelled(bound.getsockname()[0], port)
 
 
@@ -36,8 +41,9 @@ def reserved(address: str) -> socket.socket:
     shares it, too (SO_REUSEPORT) and does not ask first, as this does. `address` is "host:port".
     Raises OSError with a line for whoever chose it.
     """
-    with _explained(address):
-        return _reserved(*_parted(address))
+    host, port = _parted(address)
+    with _explained(host, port):
+        return _reserved(host, port)
 
 
 def address(bound: socket.socket) -> str:
@@ -55,16 +61,19 @@ def _parted(address: str) -> tuple[str, int]:
 
 
 @contextmanager
-def _explained(address: str) -> Iterator[None]:
+def _explained(host: str, port: int) -> Iterator[None]:
+    address = _spelled(host, port)
     try:
         yield
+    except socket.gaierror as error:
+        raise OSError(f"cannot listen on {address}: there is no such host") from error
     except OSError as error:
         raise OSError(f"cannot listen on {address}; is the port in use?") from error
 
 
 def _reserved(host: str, port: int) -> socket.socket:
     # Listening is the one question that everybody at the port answers.
-    with listening(host, port) as alone:
+    with _listening(host, port) as alone:
         family, at = alone.family, alone.getsockname()
         only_six = family == socket.AF_INET6 and alone.getsockopt(*_ONLY_SIX)
     held = socket.socket(family)

@@ -14,6 +14,7 @@ from service.rpc.calls_in_flight import CallsInFlight
 from service.rpc.certificate import Pair
 from service.rpc.interceptors import Layer
 from service.rpc.mount import DRAINING, FULL, Method, MethodHandler, Mount
+from service.rpc.stream_context import StreamContext
 from service.rpc.transport import Transport
 
 ABORTS: Final = (grpc.aio.AbortError,)
@@ -128,14 +129,16 @@ class Door(Mount):
             """A stream outlasts any grace: it ends when the server does, to go on elsewhere."""
             if not calls.begin(context):
                 await context.abort(*FULL)
-            work = asyncio.ensure_future(answered(request, context))
+            own = StreamContext(context)
+            work = asyncio.ensure_future(answered(request, own))
             stopping = asyncio.ensure_future(self._stopping.wait())
             try:
                 await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if work.done():
-                    return await work
-                await context.abort(*DRAINING)
-                return None
+                if not work.done() and not await own.last():
+                    raise asyncio.CancelledError  # its caller does not read, nor hears of an end
+                if not work.done():
+                    await context.abort(*DRAINING)
+                return await work
             finally:
                 work.cancel()
                 stopping.cancel()

@@ -1,11 +1,13 @@
 """Health: asked once, all at once, and watched, which is the one stream there is."""
 
 import asyncio
+import logging
 import struct
 import time
 from contextlib import AsyncExitStack
 
 import grpc
+import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
@@ -57,7 +59,9 @@ async def test_a_watcher_is_told_what_changes_and_does_not_hold_up_the_end(
             assert took < 10
 
 
-async def test_a_watcher_who_does_not_read_holds_up_nobody(database_url: str) -> None:
+async def test_a_watcher_who_does_not_read_holds_up_nobody(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     closed_window = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE
     body = HealthCheckRequest(service=DATA).SerializeToString()
     call = raw_call("/grpc.health.v1.Health/Watch", [], closed_window, body)
@@ -71,3 +75,4 @@ async def test_a_watcher_who_does_not_read_holds_up_nobody(database_url: str) ->
         async with asyncio.timeout(15):
             await server.aclose()
         writer.close()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
