@@ -29,7 +29,7 @@ async def serving(
     """Serve inside the running loop while the block runs; gives the port, of use where `port` is 0.
     `shared` listens already, for several processes.
 
-    Raises OSError (EADDRINUSE) when the port is taken. Stops within about a second, whatever its
+    Raises OSError with a line for whoever chose the port. Stops within about a second, whatever its
     clients do.
     """
     connections = _Connections(routes)

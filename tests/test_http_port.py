@@ -1,7 +1,6 @@
 """The side port over a real socket, as Envoy, Kubernetes and Prometheus see it."""
 
 import asyncio
-import errno
 import http.client
 import json
 import signal
@@ -167,11 +166,9 @@ async def test_every_answer_forbids_sniffing_and_none_names_the_server() -> None
 
 async def test_a_taken_port_is_an_oserror_for_the_caller() -> None:
     async with http_server.serving(routes(), LOOPBACK, 0) as port:
-        with pytest.raises(OSError, match="in use") as refused:
+        with pytest.raises(OSError, match="is the port in use"):
             async with http_server.serving(routes(), LOOPBACK, port):
                 pass
-
-    assert refused.value.errno == errno.EADDRINUSE
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
